@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['how_partners', 'check_number', 'check_int', 'check_choice', 'keyed_rng', 'Fixed', 'check_dist', 'draw_weights',
-           'partners', 'blend', 'mix', 'top2_ceiling']
+           'partners', 'like', 'blend', 'mix', 'top2_ceiling']
 
 # %% ../nbs/00_core.ipynb #d54b6df8
 from fastai.basics import *
@@ -137,7 +137,12 @@ def partners(
     return torch.stack([me, *rows])
 
 # %% ../nbs/00_core.ipynb #3632d6f3
-def _like(w, x): return w.reshape(-1, *[1]*(x.ndim-1))
+def like(
+    w:Tensor, # One number per sample `[b]`, or one for all `[1]`
+    x:Tensor # Samples `[b,...]`
+)->Tensor: # `[b,1,...]`
+    "Give `w` as many dimensions as `x` has"
+    return w.reshape(-1, *[1]*(x.ndim-1))
 
 def blend(
     a:Tensor, # First samples, `[b,...]`, floating point
@@ -146,7 +151,7 @@ def blend(
 )->Tensor: # A new tensor shaped like `a`
     "`lam*a + (1-lam)*b`, sample by sample (section 3.1, equation 1)"
     dt = torch.promote_types(a.dtype, lam.dtype)
-    return torch.lerp(b.to(dt), a.to(dt), _like(lam, a).to(dt)).to(a.dtype)
+    return torch.lerp(b.to(dt), a.to(dt), like(lam, a).to(dt)).to(a.dtype)
 
 def mix(
     x:Tensor, # Samples `[b,...]`, floating point
@@ -155,7 +160,7 @@ def mix(
 )->Tensor: # A new tensor shaped like `x`
     "The weighted sum of each sample with its partners (section 3.1, equation 1)"
     if len(idx)==2: return blend(x[idx[0]], x[idx[1]], w[:,0])
-    return sum(x[i]*_like(w_,x) for i,w_ in zip(idx, w.T)).to(x.dtype)
+    return sum(x[i]*like(w_,x) for i,w_ in zip(idx, w.T)).to(x.dtype)
 
 # %% ../nbs/00_core.ipynb #0c21b462
 def top2_ceiling(
