@@ -1,7 +1,9 @@
 "Builds docs/ and README.md from nbs/, with neither Quarto nor network: `python .ci/docs.py [--out DIR] [--check]`"
 import argparse, base64, html, json, os, posixpath, re, shutil, sys, tempfile, yaml
+from functools import partial
 from inspect import formatannotation
 from pathlib import Path
+from types import FunctionType
 from fastcore.docments import DocmentTbl, MarkdownRenderer, empty
 from latex2mathml.converter import convert
 from nbdev import processors, showdoc
@@ -12,7 +14,7 @@ from smalldocs.notebook import cell_options, figure, source, split_front_matter
 
 root = Path(__file__).resolve().parents[1]
 nbs = root/'nbs'
-partial = os.getenv('DOCS_PARTIAL') # leave out pages that are listed but not written yet, and let links to them dangle
+skip = os.getenv('DOCS_PARTIAL') # leave out pages that are listed but not written yet, and let links to them dangle
 
 def edit(f, pat, new):
     "Replace `pat` in the file `f`; how often"
@@ -23,8 +25,8 @@ def edit(f, pat, new):
 # nbdev: runs show_doc, resolves links, hides cells; into _proc/
 
 def type_name(t):
-    "Without its modules, which are for machines; nothing for what fastcore guesses from a default of `None`"
-    if t in (empty, type(None)): return empty
+    "Without its modules, which are for machines; nothing for what fastcore guesses from a default"
+    if t in (empty, type(None), FunctionType, partial): return empty
     return re.sub(r'(?:\w+\.)+(?=\w)', '', t if isinstance(t, str) else formatannotation(t))
 
 class ShowDoc(MarkdownRenderer):
@@ -35,14 +37,17 @@ class ShowDoc(MarkdownRenderer):
         for p in tbl.dm.values():
             d = p['default']
             if d is not empty: p['default'] = f"`{getattr(d, '__name__', None) or repr(d)}`"
+        tbl.params = [o for o in tbl.params if tbl.dm[o]['docment'] is not empty] # the others are in the signature
         table = str(tbl).replace(r'\^', '^') # fastcore escapes it, also in code and in maths
         if table:
             for p in sig.dm.values(): p['docment'] = None # the table has them
         sig.maxline = 60
-        sig = re.sub(r'\(\n    (.{,75})\n\)', r'(\1)', str(sig)).removesuffix(':')
+        sig = re.sub(r'\(\n    (.{,75})\n\)', r'(\1)', str(sig)).removesuffix(':').removesuffix('->None')
         if isinstance(self.sym, type): sig = sig.replace('def ', 'class ', 1)
         parts = [f'{"#"*self.title_level} {self.nm}', f'```python\n{sig}\n```', self.docs, table]
-        return re.sub(r' at 0x[0-9a-f]+', '', '\n\n'.join(filter(None, parts))) # addresses differ from run to run
+        res = '\n\n'.join(filter(None, parts))
+        res = re.sub(r"<(?:class|function) '?(?:\w+\.)*(\w+).*?>|functools\.(?=partial)", r'\1', res) # in defaults
+        return re.sub(r' at 0x[0-9a-f]+', '', res) # addresses differ from run to run
 
 class Title(processors.FrontmatterProc):
     "Keeps the text under the title and the subtitle, which nbdev drops where it stands in their cell"
@@ -58,7 +63,7 @@ def process():
     showdoc.BasicMarkdownRenderer, processors.FrontmatterProc = ShowDoc, Title
     names = processors._def_names
     processors._def_names = lambda *args: names(*args)[::-1] # nbdev puts the last definition of a cell first
-    return proc_nbs(force=True, n_workers=0)
+    return proc_nbs('nbs', force=True, n_workers=0)
 
 # smalldocs: from notebooks to pages
 
@@ -68,7 +73,7 @@ def config():
     "`_quarto.yml`, with the pages' new names"
     txt = (nbs/'_quarto.yml').read_text()
     missing = [n for n in re.findall(r'[\w-]+\.ipynb', txt) if not (nbs/n).exists()]
-    if missing and not partial: sys.exit(f'_quarto.yml lists what nbs/ lacks: {", ".join(missing)} (see DOCS_PARTIAL)')
+    if missing and not skip: sys.exit(f'nbs/ lacks {", ".join(missing)}: in _quarto.yml (DOCS_PARTIAL=1 skips)')
     txt = '\n'.join(o for o in txt.splitlines() if not any(n in o for n in missing))
     return yaml.safe_load(re.sub(r'[\w-]+\.ipynb', lambda m: f'{page_name(m[0])}.ipynb', txt))
 
@@ -76,7 +81,11 @@ def fix_outputs(nb, page, dst):
     "Pictures go to files, as wide as the notebook has them (retina plots hold twice the pixels); no styles in tables"
     n = 0
     for cell in nb['cells']:
-        outs = [o for o in cell.get('outputs', []) if 'data' in o]
+        outs = [o for o in cell.get('outputs', []) if o.get('name')!='stderr'] # warnings name files of this machine
+        for o in outs:
+            if 'text' in o: o['text'] = re.sub(r'[^\n]*\r(?!\n)', '', ''.join(o['text'])) # what a progress bar leaves
+        if cell['cell_type']=='code': cell['outputs'] = [o for o in outs if o.get('text')!='']
+        outs = [o for o in outs if 'data' in o]
         for d in [o['data'] for o in outs if 'text/html' in o['data']]:
             d['text/html'] = re.sub(r'(?s)<style.*?</style>\s*| border="1"', '', ''.join(d['text/html']))
         for i,o in enumerate(o for o in outs if 'image/png' in o['data'] and 'text/html' not in o['data']):
@@ -99,8 +108,10 @@ def stage(proc, src):
 
 def maths(m):
     "MathML, which browsers show by themselves"
-    res = convert(html.unescape(m[2]), display='inline' if m[1]=='inline' else 'block')
-    return res if '\\' not in res else sys.exit(f'latex2mathml does not know a command in {m[2]}')
+    tex = html.unescape(m[2])
+    try: res = convert(tex, display='inline' if m[1]=='inline' else 'block')
+    except Exception as e: sys.exit(f'latex2mathml cannot read {tex}: {e!r}')
+    return res if '\\' not in res else sys.exit(f'latex2mathml does not know a command in {tex}')
 
 def offline(out):
     "Load nothing from elsewhere; and search on file://, where a page may load a script, but no JSON"
@@ -129,7 +140,7 @@ def problems(out):
     loads = re.compile(r'''<(?!a\s)\w[^>]*\s(?:src|href)="(?:https?:)?//[^"]*|(?:url\(|from )["']?https?:[^"')]*''')
     res = [f'{name} loads {m[0]}' for name,txt in txts.items() for m in loads.finditer(txt)]
     for name,txt in txts.items():
-        for href in [] if partial else re.findall(r'\s(?:href|src)="([^":]+)"', txt):
+        for href in [] if skip else re.findall(r'\s(?:href|src)="([^":]+)"', txt):
             page,_,anchor = href.partition('#')
             here = (out/page).exists() or (nbs/page).exists() # ../benchmarks/ is the same from nbs/ as from docs/
             if not here or anchor and f' id="{anchor}"' not in txts.get(page or name, f' id="{anchor}"'):

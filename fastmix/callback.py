@@ -8,6 +8,7 @@ __all__ = ['Mixed', 'MixBase', 'Mix', 'Mixup', 'MixupX', 'MixupL', 'MixupXL', 'r
 # %% ../nbs/06_callback.ipynb #a0414e4e
 from dataclasses import dataclass
 from fastai.basics import *
+from .checks import *
 from .core import *
 from .losses import *
 

@@ -12,6 +12,7 @@ from fastai.vision.all import *
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from sklearn.datasets import load_digits
+from .checks import *
 from .core import *
 
 # %% ../nbs/05_data.ipynb #884a3d22
@@ -103,7 +104,7 @@ def show_slots(
     **kwargs
 ):
     "Draw the images of one mixture side by side, with labels and predictions"
-    gap = torch.full_like(xs[0][...,:max(1, xs[0].shape[-1]//12)], 255 if xs[0].dtype==torch.uint8 else 1)
+    gap = torch.full_like(xs[0][...,:max(1, xs[0].shape[-1]//12)], 1 if xs[0].is_floating_point() else 255)
     im = torch.cat([o for x in xs for o in (x,gap)][:-1], -1)
     title = ' | '.join(map(_label, ys))
     if preds is not None: title += '\n' + ' | '.join(map(_label, preds))
@@ -222,8 +223,11 @@ class InMemoryDL(MultiSampleDL):
 def _decode_all(dl):
     "Every item of `dl` after its item transforms, as two tensors, decoded in threads"
     dl.before_iter() # tells the transforms which split they are in
-    one = partial(TfmdDL.do_item, dl)
-    with ThreadPoolExecutor(defaults.cpus) as ex: its = list(progress_bar(ex.map(one, range(len(dl.dataset))), total=len(dl.dataset), leave=False))
+    n = len(dl.dataset)
+    with ThreadPoolExecutor(defaults.cpus) as ex:
+        its = ex.map(partial(TfmdDL.do_item, dl), range(n))
+        if n>5000 and sys.stdout.isatty(): its = progress_bar(its, total=n, leave=False) # long enough to watch
+        its = list(its)
     xs,ys = zip(*its)
     return retain_type(torch.stack(xs), xs[0]),retain_type(torch.stack(ys), ys[0])
 

@@ -7,6 +7,7 @@ __all__ = ['make_model', 'mixup_c_learner', 'mixup_learner']
 
 # %% ../nbs/07_learner.ipynb #81258556
 from fastai.vision.all import *
+from .checks import *
 from .core import *
 from .losses import *
 from .models import *

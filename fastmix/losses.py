@@ -10,6 +10,7 @@ import inspect
 from copy import copy
 from fastai.basics import *
 from fastai.losses import CrossEntropyLossFlat
+from .checks import *
 from .core import *
 
 # %% ../nbs/01_losses.ipynb #a55bce7b

@@ -7,6 +7,7 @@ __all__ = ['mixed_labels', 'order_labels', 'predicted', 'top2', 'top2_all', 'Mix
 
 # %% ../nbs/03_metrics.ipynb #6e295084
 from fastai.basics import *
+from .checks import *
 from .core import *
 
 # %% ../nbs/03_metrics.ipynb #b96421a8

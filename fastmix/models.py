@@ -9,6 +9,7 @@ __all__ = ['cifar_archs', 'Heads', 'MultiSample', 'BasicBlock', 'cifar_resnet', 
 # %% ../nbs/02_models.ipynb #fe09d6dc
 from copy import deepcopy
 from fastai.basics import *
+from .checks import *
 from .core import *
 
 # %% ../nbs/02_models.ipynb #5ff37c4e

@@ -1,0 +1,15 @@
+"Fail where `fastmix/` is not what nbdev exports from `nbs/`, or where a notebook was not cleaned"
+import filecmp, shutil, subprocess, sys, tempfile
+from pathlib import Path
+
+root = Path(__file__).resolve().parent.parent
+tools = Path(sys.executable).parent
+with tempfile.TemporaryDirectory() as tmp:
+    tmp = Path(tmp)
+    for d in ('nbs','fastmix'): shutil.copytree(root/d, tmp/d, ignore=shutil.ignore_patterns('__pycache__'))
+    shutil.copy(root/'pyproject.toml', tmp)
+    for cmd in ('nbdev-export','nbdev-clean'): subprocess.run([tools/cmd], cwd=tmp, check=True)
+    files = [p.relative_to(tmp) for d in ('nbs','fastmix') for p in (tmp/d).rglob('*') if p.suffix in ('.py','.ipynb')]
+    off = [f for f in sorted(files) if not (root/f).exists() or not filecmp.cmp(root/f, tmp/f, shallow=False)]
+if off: sys.exit(f"out of step: {', '.join(map(str, off))}; run nbdev-export and nbdev-clean")
+print('fastmix/ and nbs/: in step')
