@@ -48,7 +48,8 @@ def _half_width(r, bs, n, g):
 
 def _dirichlet(dist, bs, n, g): # the sampler under torch's own Beta and Dirichlet, here with a generator and on its device
     c = torch.stack([dist.concentration1, dist.concentration0], -1) if isinstance(dist, Beta) else dist.concentration
-    return torch._sample_dirichlet(c.to(g.device, torch.float32, non_blocking=True).expand(bs, -1).contiguous(), generator=g)
+    w = torch._sample_dirichlet(c.to(g.device, torch.float32, non_blocking=True).expand(bs, -1).contiguous(), generator=g)
+    return w[:,0] if isinstance(dist, Beta) else w
 
 def _seeded(f, g): # `f()` under torch's global generator, which most distributions draw from, and which is put back after
     with torch.random.fork_rng(devices=[]):

@@ -1,0 +1,287 @@
+"The mixing callbacks under every loss, batch and interruption"
+import io, pickle, pytest, torch
+from types import SimpleNamespace
+from fastai.vision.all import *
+from fastai.callback.all import *
+from fastmix.all import *
+from fastmix.core import keyed_rng
+from fastmix.losses import mixed_loss
+from functools import partial
+
+def dls(n=20, c=3, bs=8, y=None, **kw):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(n,3,8,8, generator=g)
+    y = torch.randint(c, (n,), generator=g) if y is None else y
+    ds = list(zip(x, y))
+    d = DataLoaders(DataLoader(ds, bs=bs, **kw), DataLoader(ds, bs=bs))
+    d.c = c
+    return d
+
+def net(c=3):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3,4,3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4,c))
+
+def learner(cb=None, loss=None, d=None, model=None, **kw):
+    learn = Learner(d or dls(), model or net(), ifnone(loss, CrossEntropyLossFlat()), opt_func=partial(OptimWrapper, opt=torch.optim.SGD), lr=.01, cbs=cb, **kw)
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
+    return learn
+
+weights = lambda m: torch.cat([p.detach().flatten() for p in m.parameters()])
+
+class Grab(Callback):
+    "Keep what the first training batch came to"
+    order,run_valid = 70,False
+    def before_fit(self): self.seen = []
+    def before_backward(self): self.seen.append((self.learn.loss_grad.detach().clone(), self.learn.loss.detach().clone(), self.learn.pred.detach().clone()))
+
+ws = torch.tensor([.2,1.,3.])
+def own(pred, y): return (pred.logsumexp(1) - pred.gather(1, y[:,None])[:,0]).mean()
+class_losses = [CrossEntropyLossFlat(), nn.CrossEntropyLoss(), F.cross_entropy, CrossEntropyLossFlat(weight=ws), nn.CrossEntropyLoss(weight=ws),
+    nn.CrossEntropyLoss(ignore_index=1), nn.CrossEntropyLoss(weight=ws, ignore_index=0, label_smoothing=.1), nn.CrossEntropyLoss(reduction='sum'),
+    partial(F.cross_entropy, weight=ws), LabelSmoothingCrossEntropyFlat(), LabelSmoothingCrossEntropy(weight=ws), FocalLossFlat(), FocalLossFlat(weight=ws),
+    nn.MultiMarginLoss(), lambda p,y,reduction='mean': F.nll_loss(p.log_softmax(1), y, reduction=reduction)]
+
+@pytest.mark.parametrize('loss', class_losses, ids=repr)
+@pytest.mark.parametrize('per', ['sample','batch'])
+def test_all_weight_on_the_first_sample_is_no_mixing_at_all(loss, per):
+    plain,mixed = learner(loss=loss),learner(Mixup(Fixed(1.), per=per), loss=loss)
+    for l in (plain,mixed): l.fit(1, cbs=Grab())
+    assert torch.equal(weights(plain.model), weights(mixed.model))
+    assert plain.recorder.losses==mixed.recorder.losses and mixed.loss_func is loss
+
+@pytest.mark.parametrize('loss', class_losses+[own], ids=repr)
+def test_one_lambda_a_batch_is_the_written_formula(loss):
+    p,y1,y2 = torch.randn(9,3, requires_grad=True),torch.arange(9)%3,torch.arange(9).flip(0)%3
+    got = mixed_loss(loss, p, [(y1,),(y2,)], torch.tensor([[.3,.7]]))
+    want = .3*loss(p, y1) + .7*loss(p, y2)
+    assert torch.allclose(got, want)
+    assert torch.allclose(*[torch.autograd.grad(o, p)[0] for o in (got,want)], atol=1e-7)
+
+@pytest.mark.parametrize('loss', [o for o in class_losses if not isinstance(o, (LabelSmoothingCrossEntropy))], ids=repr)
+def test_equal_lambdas_agree_with_one_lambda(loss):
+    "Permuted labels are averaged alike, so a λ per sample that is the same for all is the λ of the batch; with its gradient"
+    p,y1 = torch.randn(9,3, requires_grad=True),torch.arange(9)%3
+    y2 = y1[torch.randperm(9)]
+    a,b = (mixed_loss(loss, p, [(y1,),(y2,)], torch.tensor([[.3,.7]]).expand(n,2)) for n in (9,1))
+    assert torch.allclose(a, b, atol=1e-6)
+    assert torch.allclose(*[torch.autograd.grad(o, p)[0] for o in (a,b)], atol=1e-6)
+
+def test_per_sample_weighted_cross_entropy_in_float64():
+    p,y1,lam = torch.randn(9,3, dtype=torch.double, requires_grad=True),torch.arange(9)%3,torch.rand(9).double()
+    y2 = y1.roll(1)
+    nll = lambda y: -p.log_softmax(1).gather(1, y[:,None])[:,0]*ws.double()[y]
+    want = (lam*nll(y1)).sum()/ws[y1].sum() + ((1-lam)*nll(y2)).sum()/ws[y2].sum()
+    got = mixed_loss(nn.CrossEntropyLoss(weight=ws.double()), p, [(y1,),(y2,)], torch.stack([lam,1-lam], 1))
+    assert torch.allclose(got, want)
+    assert torch.allclose(*[torch.autograd.grad(o, p)[0] for o in (got,want)], atol=1e-12)
+
+def test_equal_to_fastai():
+    "fastai's MixUp with the same λ and partners, one after the other on the same network"
+    class Same(MixUp):
+        def before_batch(self):
+            got.append(torch.get_rng_state())
+            super().before_batch()
+            got.extend([self.lam.clone(), self.learn.xb[0].clone()])
+    got,x,y = [],torch.randn(6,3,8,8),torch.arange(6)%3
+    d = DataLoaders(DataLoader(list(zip(x, y)), bs=6), DataLoader(list(zip(x, y)), bs=6))
+    a,grab = learner(Same(.4), d=d),Grab()
+    a.fit(1, cbs=grab)
+    torch.set_rng_state(got[0])
+    b4 = torch.distributions.Beta(torch.tensor(.4), torch.tensor(.4)).sample((6,))
+    lam,perm = torch.stack([b4,1-b4], 1).max(1)[0],torch.randperm(6)
+    idx,w = torch.stack([torch.arange(6), perm]),torch.stack([lam, 1-lam], 1)
+    assert torch.allclose(got[1], lam)
+    assert torch.allclose(got[2], mix(x, idx, w), atol=1e-6)
+    loss = mixed_loss(CrossEntropyLossFlat(), grab.seen[0][2], [(y,),(y[perm],)], w)
+    assert torch.allclose(grab.seen[0][0], loss, atol=1e-6)
+
+@pytest.mark.parametrize('loss,c,numbers', [(BCEWithLogitsLossFlat(),3,True), (nn.BCEWithLogitsLoss(),3,True), (MSELossFlat(),1,False), (L1LossFlat(),1,False), (F.mse_loss,1,False)], ids=repr)
+def test_numbers_are_mixed_themselves(loss, c, numbers):
+    y = (torch.rand(20,3)>.5).float() if numbers else torch.randn(20,1)
+    plain,mixed,half = (learner(cb, loss, dls(y=y), net(c)) for cb in (None, Mixup(Fixed(1.)), Mixup(seed=1)))
+    for l in (plain,mixed,half): l.fit(1)
+    assert torch.equal(weights(plain.model), weights(mixed.model))
+    assert not torch.equal(weights(plain.model), weights(half.model)) and torch.isfinite(weights(half.model)).all()
+
+def test_a_loss_without_a_reduction_names_the_remedy():
+    with pytest.raises(Exception, match="per='batch'"): learner(Mixup(), own).fit(1)
+    learner(Mixup(per='batch'), own).fit(1)
+
+def test_a_loss_that_does_not_reduce_trains():
+    learn = learner(Mixup(seed=0), nn.CrossEntropyLoss(reduction='none'))
+    learn.fit(1)
+    mean = learner(Mixup(seed=0), nn.CrossEntropyLoss())
+    mean.fit(1)
+    assert torch.allclose(weights(learn.model), weights(mean.model), atol=1e-6)
+
+@pytest.mark.parametrize('bs,n', [(1,3),(4,5),(7,8),(8,8)])
+@pytest.mark.parametrize('cb', [Mixup, MixupX, MixupL, MixupXL, partial(SamplePairing, on=1, off=1)])
+def test_batches_of_any_size(cb, bs, n):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192,3))
+    learn = learner(cb(n_samples=3), d=dls(n, bs=bs), model=model)
+    learn.fit(2)
+    assert np.isfinite(learn.recorder.values[-1][0])
+
+@pytest.mark.parametrize('cb', [Mixup(), MixupXL(n_samples=3), MixupC(lam_x=.5, lam_l=.5, random_label=1)], ids=repr)
+def test_the_batch_is_not_written_to(cb):
+    x,y = torch.randn(8,3,8,8),torch.arange(8)%3
+    bx,by = x.clone(),y.clone()
+    cb.learn = SimpleNamespace(training=True, epoch=0, n_epoch=1, dls=SimpleNamespace(c=3))
+    cb.mix_batch((x,), (y,), partial(keyed_rng, 0))
+    assert torch.equal(x, bx) and torch.equal(y, by)
+
+# ---------- where training goes on
+
+def run(seed=0, disturb=False, n=2, cb=None):
+    class Disturb(Callback):
+        def after_batch(self): torch.rand(3)
+    torch.manual_seed(5)
+    learn = learner([Mixup(seed=seed) if cb is None else cb] + ([Disturb()] if disturb else []))
+    torch.manual_seed(6)
+    learn.fit(n)
+    return weights(learn.model)
+
+def test_same_seed_same_run_whatever_else_draws():
+    assert torch.equal(run(1), run(1)) and torch.equal(run(1), run(1, disturb=True)) and not torch.equal(run(1), run(2))
+
+def test_a_callback_that_is_pickled_goes_on_where_it_stopped():
+    a = Mixup(seed=3)
+    run(cb=a)
+    a.learn = None
+    b = pickle.loads(pickle.dumps(a))
+    assert (b.seed,b.count)==(a.seed,a.count) and 'mixed' not in b.__dict__
+
+class Stop(Callback):
+    "Raise in the middle of a training batch, as Ctrl-C or a lack of memory would"
+    run_valid = False
+    def __init__(self, exc, at='after_pred'): self.exc,self.at = exc,at
+    def after_pred(self):
+        if self.at=='after_pred' and self.learn.train_iter==1: raise self.exc
+    def before_step(self):
+        if self.at=='before_step' and self.learn.train_iter==1: raise self.exc
+
+@pytest.mark.parametrize('exc', [KeyboardInterrupt(), RuntimeError('boom'), torch.OutOfMemoryError('no memory'), CancelFitException(), CancelBatchException(), CancelTrainException(), CancelEpochException()], ids=repr)
+@pytest.mark.parametrize('cb', [Mixup, partial(MixupC)], ids=['Mixup','MixupC'])
+@pytest.mark.parametrize('bf16', [False,True])
+def test_after_an_interruption_all_is_right(exc, cb, bf16, tmp_path):
+    multi = cb is not Mixup
+    loss,model = (HeadsLoss(),resnet20(3, n_samples=2)) if multi else (CrossEntropyLossFlat(),net())
+    learn = learner(cb(seed=0), loss, model=model, path=tmp_path)
+    if bf16: learn.add_cb(DevicePrecision('bf16'))
+    try: learn.fit(1, cbs=Stop(exc))
+    except BaseException as e: assert type(e) is type(exc) or 'boom' in str(e)
+    assert learn.loss_func is loss
+    p,t = learn.get_preds()
+    assert torch.allclose(p.sum(-1), torch.ones(p.shape[:-1]), atol=1e-2 if bf16 else 1e-5) # probabilities, not logits
+    assert not torch.is_autocast_enabled('cpu')
+    assert np.isfinite(learn.validate()[0])
+    learn.fit(1)
+    data = io.BytesIO()
+    for c in learn.cbs: assert getattr(c, 'mixed', None) is None
+    learn.dls = None # tuples of tensors are no `Datasets`; what is looked at here are the callbacks
+    torch.save([cb.__getstate__() for cb in learn.cbs if isinstance(cb, (Mixup,MixupC))], data)
+
+@pytest.mark.parametrize('extra', [GradientAccumulation(16), GradientClip(.1), DevicePrecision('bf16'), DevicePrecision('fp16'), ChannelsLast(), ShortEpochCallback(.5), MixedPrecision()], ids=repr)
+def test_other_callbacks(extra):
+    learn = learner([MixupXL(seed=0), extra])
+    learn.fit(2)
+    assert np.isfinite(learn.recorder.values[-1][1]) if learn.recorder.values and len(learn.recorder.values[-1])>1 else True
+    assert torch.isfinite(weights(learn.model)).all()
+
+def test_gradient_accumulation_is_the_larger_batch():
+    "Two halves of a batch, accumulated, give the step of the batch when λ = 1"
+    lin = lambda: (torch.manual_seed(0), nn.Sequential(nn.Flatten(), nn.Linear(192,3)))[1]
+    a = learner(Mixup(Fixed(1.)), d=dls(16, bs=16), model=lin())
+    b = learner([Mixup(Fixed(1.)), GradientAccumulation(16)], d=dls(16, bs=8), model=lin())
+    for l in (a,b): l.fit(1)
+    assert torch.allclose(weights(a.model), weights(b.model), atol=1e-6)
+
+def test_schedules_and_finder(tmp_path):
+    learn = learner(MixupX(seed=0), path=tmp_path, d=dls(200))
+    learn.lr_find(num_it=12, show_plot=False)
+    assert learn.loss_func.__class__ is CrossEntropyLossFlat
+    learn.fit_one_cycle(1)
+    learn.fine_tune(1)
+    assert np.isfinite(learn.recorder.values[-1][0])
+
+def test_the_rhythm_is_kept():
+    seen = []
+    class See(Callback):
+        order,run_valid = 1,False
+        def before_batch(self): seen.append((self.epoch, self.sample_pairing.mixed is not None))
+    learner([SamplePairing(on=2, off=1), See()]).fit(6)
+    assert {e:m for e,m in seen}=={0:True,1:True,2:False,3:True,4:True,5:False}
+
+def test_choice_of_rules():
+    seen = []
+    class See(Callback):
+        order,run_valid = 1,False
+        def before_batch(self): seen.append(type(self.mix_choice.rule).__name__)
+    learn = learner([MixChoice(Mixup(), MixupX(), None, odds=(1,2,1), seed=0), See()], d=dls(200, bs=2))
+    learn.fit(4)
+    freq = {k:seen.count(k)/len(seen) for k in set(seen)}
+    assert abs(freq['MixupX']-.5)<.1 and abs(freq['Mixup']-.25)<.1 and abs(freq['NoneType']-.25)<.1
+
+# ---------- metrics
+
+def test_metrics_on_training_batches_are_of_what_was_mixed():
+    learn = learner(Mixup(Fixed(.8), partner='other_class'), metrics=[Top2All(), Top2()], d=dls(64, 2, bs=16), model=net(2))
+    learn.recorder.train_metrics = True
+    learn.fit(1)
+    rec = dict(zip(learn.recorder.metric_names[1:], learn.recorder.values[-1]))
+    assert rec['train_top2_all']==1. and rec['valid_top2'] is None # two classes: both are always among the first two
+
+@pytest.mark.parametrize('bs', [3,7,20])
+def test_metrics_are_exact_for_uneven_batches(bs):
+    set_seed(0)
+    d = digits_dls(bs=bs, val_bs=bs)
+    learn = mixup_c_learner(d, arch=resnet20, precision='fp32')
+    learn.remove_cb(ProgressCallback)
+    v = dict(zip(['loss','head_0','head_1','top2','top2_all'], learn.validate()))
+    p,(y1,y2) = learn.get_preds()
+    h = p.argmax(-1)==torch.stack([y1,y2], 1)
+    assert abs(v['head_0']-h[:,0].float().mean())<1e-6 and abs(v['head_1']-h[:,1].float().mean())<1e-6 and abs(v['top2']-h.float().mean())<1e-6
+
+def test_mixing_in_validation_is_the_same_every_epoch():
+    learn = learner(Mixup(mix_valid=True, seed=0), metrics=[Top2()])
+    assert learn.validate()==learn.validate() and learn.validate()[1] is not None
+
+# ---------- mixup-C
+
+def test_one_softmax_mixes_labels_by_the_images_weights():
+    set_seed(0)
+    learn = mixup_c_learner(digits_dls(), n_heads=1, arch=resnet20, precision='fp32', cbs=MixupC(2, lam_x=.5, lam_l='x', mix_valid=True, seed=0))
+    learn.remove_cb(ProgressCallback); learn.logger = noop
+    g = Grab()
+    learn.fit(1, cbs=g)
+    assert np.isfinite(learn.recorder.values[-1][0]) and g.seen[0][2].ndim==2
+
+def test_random_labels_stay_at_chance_and_leave_the_other_slot_alone():
+    seen = []
+    class See(Callback):
+        order,run_valid = 1,False
+        def before_batch(self): seen.append([y.clone() for y in self.yb])
+    set_seed(0)
+    d = digits_dls()
+    learn = mixup_c_learner(d, arch=resnet20, precision='fp32', cbs=[MixupC(2, random_label=1, seed=0), See()])
+    learn.remove_cb(ProgressCallback); learn.logger = noop
+    learn.fit(1)
+    y2 = torch.cat([y[1] for y in seen])
+    assert (torch.bincount(y2.long(), minlength=10)/len(y2)-.1).abs().max()<.04
+
+@pytest.mark.parametrize('kw', [dict(lam_x=.5), dict(lam_l=.5)])
+def test_lambda_on_images_or_on_losses(kw):
+    set_seed(0)
+    learn = mixup_c_learner(digits_dls(), arch=resnet20, precision='fp32', cbs=MixupC(2, seed=0, **kw))
+    learn.remove_cb(ProgressCallback); learn.logger = noop
+    learn.fit(1)
+    assert np.isfinite(learn.recorder.values[-1]).all()
+
+def test_wrong_data_is_refused_with_what_came():
+    with pytest.raises(Exception, match='expected loaders of one image per sample, these give 2'):
+        learner(Mixup(), d=digits_dls(), model=net()).fit(1)
+
+def test_names_shadow_none_of_fastai():
+    import fastai.vision.all as fa, fastmix.all as fm
+    assert not [n for n in vars(fm) if not n.startswith('_') and hasattr(fa, n)]

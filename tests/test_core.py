@@ -1,0 +1,76 @@
+"Properties of weights, partners and blending, over many sizes and distributions"
+import pytest, torch
+from hypothesis import given, settings, strategies as st
+from torch.distributions import Beta, Dirichlet, Uniform
+from torchvision.transforms import v2
+from fastmix.core import *
+
+sizes,ns,seeds = st.integers(1, 257),st.integers(1, 4),st.integers(0, 2**31)
+quick = settings(max_examples=40, deadline=None)
+dists = st.one_of(st.floats(0, .5), st.floats(0, 1).map(Fixed), st.sampled_from([lambda s: torch.rand(s), lambda s: .3]))
+
+@quick
+@given(sizes, ns, seeds, dists)
+def test_weights_are_in_range_and_sum_to_one(bs, n, seed, dist):
+    w = draw_weights(dist, bs, n, keyed_rng(seed))
+    assert w.shape==(bs,n) and w.dtype==torch.float32
+    assert (w>=-1e-6).all() and (w<=1+1e-6).all()
+    if n>1: assert torch.allclose(w.sum(1), torch.ones(bs), atol=1e-5)
+    if isinstance(dist, float) and n==2: assert ((w-.5).abs()<=dist+1e-6).all()
+
+@quick
+@given(sizes, seeds)
+def test_any_torch_distribution(bs, seed):
+    for d in (Beta(.4,.4), Uniform(0.,1.)): assert draw_weights(d, bs, 3, keyed_rng(seed)).shape==(bs,3)
+    assert torch.allclose(draw_weights(Dirichlet(torch.ones(3)), bs, 3, keyed_rng(seed)).sum(1), torch.ones(bs), atol=1e-5)
+
+@pytest.mark.parametrize('n', [2,3,4])
+@pytest.mark.parametrize('r', [.1,.3,.5])
+def test_moments_are_those_of_the_formula(r, n):
+    "w = (1-2r)/n + 2r d, d ~ Dirichlet(1): mean 1/n, variance 4r² (n-1)/(n²(n+1))"
+    w = draw_weights(r, 200_000, n, keyed_rng(1)).double()
+    assert torch.allclose(w.mean(0), torch.full((n,), 1/n, dtype=torch.double), atol=2e-3)
+    assert torch.allclose(w.var(0), torch.full((n,), 4*r*r*(n-1)/(n*n*(n+1)), dtype=torch.double), rtol=2e-2)
+
+@quick
+@given(sizes, ns, seeds, st.sampled_from(how_partners))
+def test_partners_are_members_of_the_batch(bs, n, seed, how):
+    y = torch.arange(bs)%3
+    idx = partners(bs, n, how, y, keyed_rng(seed))
+    assert idx.shape==(n,bs) and (idx[0]==torch.arange(bs)).all() and (idx>=0).all() and (idx<bs).all()
+    if how!='other_class': assert (idx.sort(1).values==torch.arange(bs)).all() # everybody is used once
+    if how=='other' and bs>=n:
+        for i in range(n):
+            for j in range(i): assert (idx[i]!=idx[j]).all()
+    if how=='other_class' and bs>1 and n>1: assert (y[idx[1:]]!=y).all()
+    assert (idx==partners(bs, n, how, y, keyed_rng(seed))).all()
+
+def test_partners_are_uniform():
+    g = keyed_rng(0)
+    for how in ('any','other'):
+        got = torch.stack([partners(4, 2, how, g=g)[1] for _ in range(6000)]) # how often is 0..3 the partner of 0?
+        p = torch.bincount(got[:,0], minlength=4)/6000
+        want = torch.full((4,), .25) if how=='any' else torch.tensor([0,1/3,1/3,1/3])
+        assert torch.allclose(p, want, atol=.03)
+
+@quick
+@given(sizes, ns, seeds, st.sampled_from([torch.float16,torch.bfloat16,torch.float32,torch.float64]), st.integers(1,4))
+def test_mix_is_the_formula_and_writes_nothing(bs, n, seed, dtype, c):
+    g = keyed_rng(seed)
+    x = torch.randn(bs, c, 3, 2, generator=g).to(dtype)
+    before,idx,w = x.clone(),partners(bs, n, g=g),draw_weights(.5, bs, n, g)
+    got = mix(x, idx, w)
+    want = sum(w[:,k].double()[:,None,None,None]*x[idx[k]].double() for k in range(n))
+    tol = {torch.float16: 4e-3, torch.bfloat16: 4e-2}.get(dtype, 1e-5)
+    assert got.dtype==dtype and torch.allclose(got.double(), want, atol=tol, rtol=tol) and torch.equal(x, before)
+
+def test_equal_to_torchvision():
+    "v2.MixUp rolls the batch by one and draws one λ; here with the same partners and λ"
+    x,y = torch.rand(5,3,4,4),torch.randint(10, (5,))
+    torch.manual_seed(0)
+    xt,yt = v2.MixUp(num_classes=10)(x, y)
+    torch.manual_seed(0)
+    lam = float(torch.distributions.Beta(1.,1.).sample(()))
+    idx,w = torch.stack([torch.arange(5), torch.arange(5).roll(1)]),torch.tensor([[lam,1-lam]])
+    assert torch.allclose(mix(x, idx, w), xt, atol=1e-6)
+    assert torch.allclose(mix(torch.eye(10)[y], idx, w), yt, atol=1e-6)
