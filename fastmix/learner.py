@@ -7,7 +7,7 @@ __all__ = ['make_model', 'slot_groups', 'MultiSampleLearner', 'mixup_c_learner',
            'load_weights']
 
 # %% ../nbs/07_learner.ipynb #81258556
-import inspect, json
+import inspect, json, torchvision
 from fastai.vision.all import *
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
