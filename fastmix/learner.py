@@ -322,8 +322,7 @@ def load_weights(
     with safe_open(fname, 'pt') as f: meta = f.metadata() or {}
     if 'fastmix' not in meta: raise ValueError(f'{fname}: expected a file that save_weights wrote')
     own = json.loads(meta['fastmix'])
-    name = own.pop('arch')
-    model = make_model(ifnone(arch, None) or _named_arch(name), **own)
+    model = make_model(_named_arch(own['arch']) if arch is None else arch, **{k:own[k] for k in ('n_classes','n_samples','n_heads','n_in')})
     model.load_state_dict(load_file(fname))
     model.vocab,model.settings = (json.loads(meta[k]) for k in ('vocab','settings'))
     return model.eval()

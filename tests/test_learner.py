@@ -342,6 +342,18 @@ def test_wandb_callback_gets_what_it_needs(pairs, monkeypatch):
     assert {'train_loss','valid_loss','head_0','head_1','top2','top2_all','lr_0'} <= set(logged)
     monkeypatch.delitem(sys.modules, 'fastai.callback.wandb')
 
+@pytest.mark.parametrize('kind', ['pairs','ordinary','single'])
+def test_tensorboard(kind, tmp_path):
+    from fastmix.tensorboard import SlotsTensorBoardCallback
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    learn = make(kind, tmp_path) if kind!='single' else quiet(mixup_learner(tiny_dls('ordinary', tmp_path), MixupX(), arch=tiny))
+    learn.fit(2, cbs=SlotsTensorBoardCallback(tmp_path/'tb'))
+    log = EventAccumulator(str(tmp_path/'tb')).Reload()
+    tags,names = log.Tags(),learn.recorder.metric_names[2:-1]
+    assert tags['graph'] and tags['images']==['Sample results'] and {'train_loss','lr_0','mom_0',*names} <= set(tags['scalars'])
+    for i,nm in enumerate(names): assert_close([o.value for o in log.Scalars(nm)], [float(v[i+1]) for v in learn.recorder.values], atol=1e-6, rtol=1e-5)
+    assert len(log.Scalars('train_loss')) == 2*len(learn.dls.train)
+
 # Back to one
 
 def test_to_single_and_fine_tune_single(learn):
@@ -353,7 +365,9 @@ def test_to_single_and_fine_tune_single(learn):
     rates = []
     class Rates(Callback):
         def after_train(self): rates.append(self.opt.hypers[0]['lr'])
+    was = {k:v.clone() for k,v in single.model.named_parameters()}
     single.fine_tune_single(5, cbs=Rates())
+    assert all(not torch.equal(p, was[k]) for k,p in single.model.named_parameters())
     assert_close(rates, [.01]*2 + [.001,1e-4,1e-5], atol=1e-12, rtol=0)
     single.show_results()
     assert len(ClassificationInterpretation.from_learner(single).top_losses(3)[0])==3
@@ -423,6 +437,15 @@ def test_a_file_cannot_choose_what_is_called(name, tmp_path):
     meta = dict(fastmix=json.dumps(dict(arch=name, n_classes=2, n_samples=1, n_heads=1, n_in=3)), vocab='[]', settings='{}')
     save_file({'a': torch.zeros(1)}, tmp_path/'w.safetensors', metadata=meta)
     with pytest.raises(ValueError, match='arch=.*: expected a network of'): load_weights(tmp_path/'w.safetensors')
+
+def test_a_file_cannot_ask_for_a_download(tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+    asked = []
+    monkeypatch.setattr('fastmix.learner.make_model', lambda arch, **kw: asked.append(kw) or nn.Linear(1,1,bias=False))
+    meta = dict(fastmix=json.dumps(dict(arch='timm/test_resnet', n_classes=2, n_samples=1, n_heads=1, n_in=3, pretrained=True)), vocab='[]', settings='{}')
+    save_file({'weight': torch.zeros(1,1)}, tmp_path/'w.safetensors', metadata=meta)
+    load_weights(tmp_path/'w.safetensors')
+    assert asked==[dict(n_classes=2, n_samples=1, n_heads=1, n_in=3)]
 
 def test_a_file_of_others_is_refused(tmp_path):
     from safetensors import SafetensorError
