@@ -1,0 +1,499 @@
+"The learners: what a fastai user does next, for N heads, against the same computed by hand"
+import json, pickle, subprocess, sys
+import matplotlib; matplotlib.use('agg')
+import pytest, torch, torchvision.models as tv
+from unittest.mock import MagicMock
+from torch.testing import assert_close
+from fastai.vision.all import *
+from fastmix.all import *
+from fastmix.data import digit_image, digit_label
+from fastmix.learner import HeadInterpretation, MultiSampleLearner, load_weights, slot_groups
+from fastmix.losses import unreduced
+from fastmix.models import Heads
+
+for k in [k for k in globals() if k.startswith('test')]: del globals()[k] # fastcore's, which pytest would collect
+
+tiny = partial(cifar_resnet, 8)
+vocab = [str(i) for i in range(10)]
+kinds = 'pairs','files','ordinary','plain'
+
+def colour_digit(i): return np.stack([digit_image(i)]*3, -1)
+
+def tiny_dls(kind, path, n=2, items=range(40), img=PILImageBW, tfms=None):
+    "Loaders of 30 training digits, 8 pixels wide, and 10 others; pairs in memory, pairs read one by one, single in memory, fastai's own"
+    db = DataBlock((ImageBlock(img),CategoryBlock(vocab=vocab)), get_items=noop, get_x=digit_image if img is PILImageBW else colour_digit, get_y=digit_label,
+                   splitter=IndexSplitter(range(len(items)-10,len(items))), batch_tfms=tfms)
+    kw = dict(bs=8, num_workers=0, path=path)
+    if kind=='plain': return db.dataloaders(list(items), **kw)
+    dls = MultiSampleDataLoaders.from_dblock(db, list(items), n_samples=1 if kind=='ordinary' else n, **kw)
+    return dls if kind=='files' else in_memory(dls)
+
+def quiet(learn):
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
+    return learn
+
+def make(kind, path, n=2, **kw):
+    set_seed(0)
+    kw = {'arch': tiny, 'n_samples': n, 'cbs': MixupC(n, seed=0), 'lr': .02, 'path': path, **kw}
+    return quiet(mixup_c_learner(tiny_dls(kind, path, n), **kw))
+
+@pytest.fixture(scope='module', params=kinds)
+def learn(request, tmp_path_factory):
+    learn = make(request.param, tmp_path_factory.mktemp('learn'))
+    learn.fit(1)
+    return learn
+
+@pytest.fixture
+def pairs(tmp_path): return make('pairs', tmp_path)
+
+def images(items): return torch.stack([tensor(digit_image(i)) for i in items])[:,None].float()/255
+def by_hand(learn, *xs): # logits
+    with torch.no_grad(): return learn.model.eval()(*xs)
+def same(a, b): assert_close(a.as_subclass(Tensor), b.as_subclass(Tensor))
+def ce(logits, ys): return sum(F.cross_entropy(logits[:,i], ys[i], reduction='none') for i in range(len(ys)))
+
+# The factories
+
+def test_paper_training_is_the_default(tmp_path):
+    set_seed(0)
+    learn = quiet(mixup_c_learner(tiny_dls('pairs', tmp_path)))
+    assert n_params(learn.model) == 853_018 + 16*9*(2-3) + 65*10 # resnet56, two gray slots, two heads
+    rates = []
+    class Rates(Callback):
+        def after_batch(self): rates.extend([h['lr'] for h in self.opt.hypers] if self.training else [])
+    learn.model = tiny(10, n_samples=2, n_in=1)
+    learn.fit(10, cbs=Rates())
+    groups = len(learn.opt.param_lists)
+    per_epoch = rates[::groups*len(learn.dls.train)]
+    assert_close(per_epoch, [.1]*4 + [.01]*2 + [.001]*2 + [1e-4]*2, atol=1e-9, rtol=0)
+    o = learn.opt.hypers
+    assert all((g['mom'],g['nesterov'],g['wd'],g['dampening']) == (.9,True,1e-4,0) for g in o)
+    assert sum(map(len, learn.opt.param_lists)) == len(list(learn.model.parameters())) # decay on every parameter
+    assert learn.recorder.metric_names[3:-1] == ['head_0','head_1','top2','top2_all']
+    assert isinstance(learn.loss_func, HeadsLoss) and not learn.loss_func.mean
+
+def n_params(m): return sum(p.numel() for p in m.parameters())
+
+def test_every_keyword_of_learner(tmp_path):
+    kw = dict(wd=.1, wd_bn_bias=True, train_bn=False, moms=(.9,.8,.9), model_dir='m', opt_func=Adam, metrics=[], splitter=trainable_params, loss_func=nn.CrossEntropyLoss())
+    learn = make('pairs', tmp_path, **kw)
+    assert all(getattr(learn, k)==kw[k] for k in ('wd','wd_bn_bias','train_bn','moms','model_dir','splitter')) and learn.path==tmp_path
+    learn.fit(1)
+    assert isinstance(learn.opt, Optimizer) and len(learn.opt.param_lists)==1
+    single = mixup_learner(tiny_dls('ordinary', tmp_path), MixupX(), arch=tiny, **kw)
+    assert single.wd==.1 and single.loss_func is kw['loss_func']
+
+@pytest.mark.parametrize('arch,groups,size', [(tv.resnet18,3,32), (models.densenet121,3,32), (xresnet18,3,32), (tv.mobilenet_v3_small,2,32), ('test_convnext',2,32), ('test_resnet',2,32),
+    (resnet20,2,8)])
+def test_arch_with_fastai_parameter_groups(arch, groups, size, tmp_path):
+    dls = tiny_dls('pairs', tmp_path, tfms=Resize(size, ResizeMethod.Squish) if size==8 else RatioResizeGPU(size))
+    learn = quiet(mixup_c_learner(dls, arch=arch, lr=.01))
+    learn.create_opt()
+    ps = [p for g in learn.opt.param_lists for p in g]
+    assert len(learn.opt.param_lists)==groups and set(ps)==set(learn.model.parameters()) and len(ps)==len(set(ps))
+    head = set(first(m for m in learn.model.modules() if isinstance(m, Heads)).parameters())
+    assert head <= set(learn.opt.param_lists[-1])
+    learn.freeze()
+    frozen = {p for p in learn.model.parameters() if not p.requires_grad}
+    assert frozen and not frozen & set(learn.opt.param_lists[-1])
+    learn.unfreeze()
+    learn.fit_one_cycle(1, slice(1e-5,1e-3)) # discriminative rates
+    hs = [h['lr'] for h in learn.opt.hypers]
+    assert len(set(hs))==groups and hs==sorted(hs)
+
+class RatioResizeGPU(Transform):
+    "To `size` pixels, on the batch"
+    order = 20
+    def __init__(self, size): self.size = size
+    def encodes(self, x:TensorImage): return F.interpolate(x, size=(self.size,self.size))
+
+def test_resnet_groups_are_those_of_fastai():
+    ours = slot_groups(multi_sample_model(tv.resnet18(), 2, 10), tv.resnet18)
+    theirs = model_meta[models.resnet18]['split'](create_vision_model(models.resnet18, 10, pretrained=False))
+    shapes = lambda g: [p.shape for p in g]
+    assert shapes(ours[0][1:])==shapes(theirs[0][1:]) and shapes(ours[1])==shapes(theirs[1]) # but for the stem and the head
+
+def test_pretrained_weights_are_asked_for_and_kept(tmp_path):
+    asked = []
+    def net(weights=None):
+        asked.append(weights)
+        torch.manual_seed(3)
+        return tv.resnet18()
+    dls = tiny_dls('ordinary', tmp_path, img=PILImage)
+    learn = quiet(mixup_c_learner(dls, arch=net, pretrained=True))
+    assert asked==['DEFAULT'] and torch.equal(learn.model.net.layer1[0].conv1.weight, net().layer1[0].conv1.weight)
+    nrm = learn.dls.after_batch.fs.filter(risinstance(Normalize)) # as `vision_learner` does
+    assert len(nrm)==1
+    same(nrm[0].mean.flatten(), tensor(imagenet_stats[0]))
+    with pytest.raises(ValueError, match='does not take images'): mixup_c_learner(tiny_dls('ordinary', tmp_path), arch='test_vit')
+
+# What a fastai user does next
+
+def test_summary(learn):
+    s = learn.summary()
+    assert f'Total params: {n_params(learn.model):,}' in s and 'Sum over 2 slots' in s
+
+def test_lr_find_leaves_the_learner_as_it_was(learn):
+    was = {k:v.clone() for k,v in learn.model.state_dict().items()}
+    lf = learn.loss_func
+    learn.lr_find(num_it=3, show_plot=False)
+    assert learn.loss_func is lf and all(torch.equal(v, was[k]) for k,v in learn.model.state_dict().items())
+
+def test_get_preds(learn):
+    xs,probs,ys,dec,losses = learn.get_preds(with_input=True, with_loss=True, with_decoded=True)
+    logits = by_hand(learn, *[x.as_subclass(Tensor) for x in xs])
+    same(probs, logits.softmax(-1))
+    assert probs.shape==(10,2,10) and len(xs)==len(ys)==len(dec)==2
+    for i in range(2): assert torch.equal(dec[i].as_subclass(Tensor), logits[:,i].argmax(-1))
+    same(losses, ce(logits, [y.as_subclass(Tensor) for y in ys]))
+    items = [int(i) for i in learn.dls.valid_ds.items] # the first slot is the sample itself, in order
+    same(xs[0], images(items))
+    assert [vocab[i] for i in ys[0]] == [digit_label(i) for i in items]
+    for x,y in zip(xs[1], ys[1]): # the second slot is one of the others, with its own label
+        j = int((images(items)-x.as_subclass(Tensor)).abs().flatten(1).sum(1).argmin())
+        assert vocab[y]==digit_label(items[j])
+
+def test_validate(learn):
+    xs,probs,ys,losses = learn.get_preds(with_input=True, with_loss=True)
+    acc = [(probs[:,i].argmax(-1)==ys[i]).float().mean() for i in range(2)]
+    vals = learn.validate()
+    assert_close(list(vals[:4]), [float(o) for o in (losses.mean(), *acc, sum(acc)/2)], atol=1e-5, rtol=1e-4)
+
+def test_predict_of_a_tuple_and_of_one(learn):
+    im = digit_image(3),digit_image(7)
+    logits = by_hand(learn, *images([3,7])[:,None])
+    labels,classes,probs = learn.predict(im)
+    same(probs, logits[0].softmax(-1))
+    assert classes.tolist()==logits[0].argmax(-1).tolist() and list(labels)==[vocab[i] for i in classes]
+    shown,*rest = learn.predict(im, with_input=True)
+    same(shown[1].float(), images([7])[0]*255)
+    label,i,p = learn.predict(im[0])
+    want = by_hand(learn, *images([3,3])[:,None]).softmax(-1).mean(1)[0]
+    same(p, want)
+    assert (label,int(i)) == (vocab[want.argmax()],int(want.argmax()))
+    same(learn.predict_same(im[0])[2], want)
+    assert learn.predict(im[0], with_input=True)[0].shape==(1,8,8)
+    with pytest.raises(ValueError, match='3 images came: expected n_samples=2, or one'): learn.predict((im[0],)*3)
+
+@pytest.mark.parametrize('k', [1,2,5,33])
+def test_predict_many(learn, k):
+    items = [i%11 for i in range(k)]
+    res = learn.predict_many([digit_image(i) for i in items])
+    assert len(res)==k
+    x = images(items)
+    if k%2: x = torch.cat([x, x[32:33] if k==33 else x[:1]]) # padded with the first image of its batch
+    want = by_hand(learn, x[::2], x[1::2]).softmax(-1).flatten(0,1)[:k]
+    same(torch.stack([o[2] for o in res]), want)
+    assert [o[0] for o in res]==[vocab[i] for i in want.argmax(1)]
+    alone = learn.predict_many([digit_image(i) for i in items], same=True)
+    same(torch.stack([o[2] for o in alone]), by_hand(learn, images(items), images(items)).softmax(-1).mean(1))
+
+def test_predict_many_refuses(pairs, tmp_path):
+    with pytest.raises(ValueError, match=r'images=\[\]: expected at least one image'): pairs.predict_many([])
+    one_softmax = make('pairs', tmp_path, n_heads=1)
+    with pytest.raises(ValueError, match='one softmax cannot tell'): one_softmax.predict_many([digit_image(0)]*2)
+    p = one_softmax.predict_same(digit_image(0))[2]
+    same(p, by_hand(one_softmax, *images([0,0])[:,None]).softmax(-1)[0])
+    labels,classes,probs = one_softmax.predict((digit_image(0),digit_image(1)))
+    assert classes.tolist()==probs.topk(2).indices.tolist() and probs.shape==(10,)
+
+def test_tta(learn):
+    probs,ys = learn.tta(n=2) # nothing random in these loaders
+    same(probs, learn.get_preds()[0])
+    assert isinstance(ys, tuple) and len(ys)==2
+
+def test_tta_keeps_the_pairs_of_the_training_set(pairs):
+    probs,ys = pairs.tta(ds_idx=0, n=3, beta=0.)
+    same(probs, pairs.get_preds(ds_idx=0)[0])
+
+def test_tta_averages_over_augmented_images(tmp_path):
+    class Times(RandTransform):
+        split_idx,k = 0,0
+        def encodes(self, x:TensorImage): return x*type(self).factors.pop(0)
+    learn = quiet(mixup_c_learner(tiny_dls('ordinary', tmp_path), arch=tiny, cbs=MixupC(seed=0), path=tmp_path))
+    learn.dls.add_tfms([Times(p=1.)], 'after_batch')
+    xs,p,_ = learn.get_preds(with_input=True)
+    Times.factors = [.5,.5,2.,2.] # two batches, twice
+    got,_ = learn.tta(n=2, beta=.25)
+    xs = [x.as_subclass(Tensor) for x in xs]
+    aug = sum(by_hand(learn, *[x*f for x in xs]).softmax(-1) for f in (.5,2.))/2
+    same(got, torch.lerp(aug, p.as_subclass(Tensor), .25))
+
+def test_shows(learn):
+    learn.show_batch()
+    for f in (learn.show_results, partial(learn.show_results, ds_idx=0, max_n=3)):
+        plt.close('all')
+        f()
+        titles = [ax.get_title().split('\n') for ax in plt.gcf().axes if ax.get_title()]
+        assert titles and all('|' in o for lines in titles for o in lines) and {len(o) for o in titles}=={2}
+    plt.close('all')
+
+def test_interpretation_of_each_head(learn):
+    xs,probs,ys,dec = learn.get_preds(with_input=True, with_decoded=True)
+    logits = by_hand(learn, *[x.as_subclass(Tensor) for x in xs])
+    for i in range(2):
+        interp = learn.interpret(i)
+        assert isinstance(interp, ClassificationInterpretation)
+        cm = np.zeros((10,10), int)
+        for t,d in zip(ys[i], dec[i]): cm[t,d] += 1
+        assert (interp.confusion_matrix()==cm).all()
+        losses = F.cross_entropy(logits[:,i], ys[i].as_subclass(Tensor), reduction='none')
+        same(interp.losses, losses)
+        vals,idx = interp.top_losses(3)
+        inp,pred,targ,decoded,loss = interp[idx]
+        same(inp, xs[i][idx])
+        same(pred, logits[idx,i].softmax(-1))
+        same(loss, losses[idx])
+        assert decoded.tolist()==dec[i][idx].tolist() and targ.tolist()==ys[i][idx].tolist()
+        interp.plot_top_losses(3)
+        interp.show_results([0,1])
+        interp.plot_confusion_matrix()
+        assert sum(o[2] for o in interp.most_confused()) == cm.sum()-np.trace(cm)
+        plt.close('all')
+    with pytest.raises(ValueError, match='i=2: expected a whole number in 0..1'): learn.interpret(2)
+
+def test_fine_tune(learn):
+    was = {k:v.clone() for k,v in learn.model.named_parameters()}
+    learn.fine_tune(1, freeze_epochs=1)
+    assert all(p.requires_grad for p in learn.model.parameters())
+    assert all(not torch.equal(p, was[k]) for k,p in learn.model.named_parameters())
+
+def test_freeze_trains_the_heads_alone(pairs):
+    pairs.freeze()
+    was = {k:v.clone() for k,v in pairs.model.named_parameters()}
+    pairs.fit(1)
+    assert {k for k,p in pairs.model.named_parameters() if not torch.equal(p, was[k]) and 'bn' not in k and 'stem.1' not in k} == {'net.head.0.weight','net.head.0.bias'}
+
+def test_save_model_and_early_stopping(pairs):
+    cbs = [SaveModelCallback(monitor='top2', fname='best'), EarlyStoppingCallback(monitor='valid_loss', comp=np.less, min_delta=1e9, patience=1)]
+    pairs.fit(9, cbs=cbs)
+    assert len(pairs.recorder.values)==2 # stopped by the second callback
+    assert (pairs.path/'models/best.pth').exists()
+    best = max(v[pairs.recorder.metric_names.index('top2')-1] for v in pairs.recorder.values)
+    assert_close(float(pairs.validate()[3]), float(best), atol=1e-6, rtol=0) # the best one is loaded again
+
+def test_save_and_load(pairs):
+    pairs.fit(1)
+    want,mom = pairs.get_preds()[0],[v['momentum_buffer'].clone() for v in pairs.opt.opt.state.values()]
+    pairs.save('here')
+    pairs.fit(1)
+    pairs.load('here')
+    same(pairs.get_preds()[0], want)
+    assert all(torch.equal(a, v['momentum_buffer']) for a,v in zip(mom, pairs.opt.opt.state.values()))
+
+def test_export_and_load_learner(learn):
+    learn.fit(1)
+    learn.export()
+    other = load_learner(learn.path/'export.pkl')
+    assert isinstance(other, MultiSampleLearner) and not len(other.dls.train_ds)
+    held = tensors(other)
+    assert not other.opt and not [o for o in held if o.shape[-2:]==(8,8) or o.shape[:1]==(8,) and o.dtype==torch.int64]
+    assert all(getattr(cb, 'mixed', None) is None for cb in other.cbs)
+    assert (learn.path/'export.pkl').stat().st_size < 4*n_params(learn.model) + 100_000 # weights, and no images
+
+    im = digit_image(3),digit_image(7)
+    for a,b in ((learn.predict(im),other.predict(im)), (learn.predict(im[0]),other.predict(im[0])), (learn.predict_many(im)[1],other.predict_many(im)[1])):
+        assert a[0]==b[0]
+        same(a[2], b[2])
+
+def tensors(o, seen=None): # all that can be reached from `o`
+    seen = {} if seen is None else seen
+    if id(o) in seen or isinstance(o, type): return []
+    seen[id(o)] = o
+    if isinstance(o, Tensor): return [o]
+    if isinstance(o, dict): kids = list(o.values())
+    elif isinstance(o, (list,tuple,set,L)): kids = list(o)
+    else: kids = list(getattr(o, '__dict__', {}).values())
+    return [t for k in kids for t in tensors(k, seen)]
+
+def test_load_learner_in_another_process(pairs):
+    pairs.fit(1)
+    pairs.export()
+    code = f"""from fastai.vision.all import load_learner
+from fastmix.data import digit_image
+print([o[0] for o in load_learner({str(pairs.path/'export.pkl')!r}).predict_many([digit_image(i) for i in range(3)])])"""
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    assert res.stdout.strip()==str([o[0] for o in pairs.predict_many([digit_image(i) for i in range(3)])]), res.stderr
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_exported_on_a_gpu_loaded_on_a_cpu(tmp_path):
+    learn = quiet(mixup_c_learner(digits_dls(), arch=tiny, path=tmp_path))
+    learn.fit(1)
+    learn.export()
+    other = load_learner(tmp_path/'export.pkl')
+    assert {t.device.type for t in tensors(other)}=={'cpu'}
+    a,b = (o.predict_many([digit_image(i) for i in range(5)]) for o in (learn,other))
+    assert_close(torch.stack([o[2] for o in a]), torch.stack([o[2] for o in b]), atol=1e-3, rtol=0)
+
+# Loggers
+
+def test_wandb_callback_gets_what_it_needs(pairs, monkeypatch):
+    wandb = MagicMock() # the real one is not installed: what fastai's callback hands to it
+    wandb.run.step = 0
+    monkeypatch.setitem(sys.modules, 'wandb', wandb)
+    monkeypatch.delitem(sys.modules, 'fastai.callback.wandb', raising=False)
+    import fastai.callback.wandb as fw
+    monkeypatch.setattr(fw, '_format_config', noop) # with fastcore 2.2 it fails for every learner, fastai's own included
+    pairs.fit(1, cbs=fw.WandbCallback(log_preds=False))
+    config = wandb.config.update.call_args.args[0]
+    assert config['n_inp']==2 and config['input 2 dim 4']==8 and config['model parameters']==n_params(pairs.model)
+    logged = merge(*[c.args[0] for c in wandb.log.call_args_list])
+    assert {'train_loss','valid_loss','head_0','head_1','top2','top2_all','lr_0'} <= set(logged)
+    monkeypatch.delitem(sys.modules, 'fastai.callback.wandb')
+
+@pytest.mark.parametrize('kind', ['pairs','ordinary','single'])
+def test_tensorboard(kind, tmp_path):
+    from fastmix.tensorboard import SlotsTensorBoardCallback
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    learn = make(kind, tmp_path) if kind!='single' else quiet(mixup_learner(tiny_dls('ordinary', tmp_path), MixupX(), arch=tiny))
+    learn.fit(2, cbs=SlotsTensorBoardCallback(tmp_path/'tb'))
+    log = EventAccumulator(str(tmp_path/'tb')).Reload()
+    tags,names = log.Tags(),learn.recorder.metric_names[2:-1]
+    assert tags['graph'] and tags['images']==['Sample results'] and {'train_loss','lr_0','mom_0',*names} <= set(tags['scalars'])
+    for i,nm in enumerate(names): assert_close([o.value for o in log.Scalars(nm)], [float(v[i+1]) for v in learn.recorder.values], atol=1e-6, rtol=1e-5)
+    assert len(log.Scalars('train_loss')) == 2*len(learn.dls.train)
+
+# Back to one
+
+def test_to_single_and_fine_tune_single(learn):
+    single = quiet(learn.to_single())
+    im = digit_image(3)
+    want = by_hand(learn, *images([3,3])[:,None]).mean(1).softmax(-1)[0] # the logits averaged
+    same(single.predict(im)[2], want)
+    assert (single.model.n_samples,single.model.n_heads,len(single.dls.one_batch())) == (1,1,2)
+    rates = []
+    class Rates(Callback):
+        def after_train(self): rates.append(self.opt.hypers[0]['lr'])
+    was = {k:v.clone() for k,v in single.model.named_parameters()}
+    single.fine_tune_single(5, cbs=Rates())
+    assert all(not torch.equal(p, was[k]) for k,p in single.model.named_parameters())
+    assert_close(rates, [.01]*2 + [.001,1e-4,1e-5], atol=1e-12, rtol=0)
+    single.show_results()
+    assert len(ClassificationInterpretation.from_learner(single).top_losses(3)[0])==3
+    assert len(learn.dls.one_batch()) in (2,4) and learn.model.n_samples==2 # the old one is as it was
+
+def test_before_training_one_head_answers_as_predict_same(tmp_path):
+    m = tiny(10, n_samples=2, n_in=1)
+    with torch.no_grad(): # equal heads: then averaging logits and averaging probabilities is the same
+        for p in m.net.head[0].parameters(): p[10:] = p[:10]
+    learn = make('pairs', tmp_path, arch=m)
+    same(quiet(learn.to_single()).predict(digit_image(5))[2], learn.predict_same(digit_image(5))[2])
+
+@pytest.mark.parametrize('mix', [Mixup, MixupX, MixupL, MixupXL, SamplePairing])
+def test_fine_tune_single_switches_mixing_off(mix, tmp_path):
+    learn = quiet(mixup_learner(tiny_dls('ordinary', tmp_path), mix(), arch=tiny, path=tmp_path))
+    learn.fit(1)
+    changed = []
+    class Watch(Callback):
+        order = -5
+        def before_batch(self): self.was = self.x
+        def after_loss(self): changed.append(self.training and not torch.equal(self.x, self.was))
+    learn.fit(1, cbs=Watch())
+    assert any(changed)
+    changed.clear()
+    learn.fine_tune_single(1, cbs=Watch())
+    assert changed and not any(changed) and not any(isinstance(cb, mix) for cb in learn.cbs)
+    with pytest.raises(ValueError, match='epochs=0'): learn.fine_tune_single(0)
+
+def test_to_single_keeps_a_network_of_the_users_own(tmp_path):
+    dls = tiny_dls('plain', tmp_path)
+    learn = quiet(Learner(dls, nn.Sequential(nn.Conv2d(1,4,3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4,10)), cbs=MixupX(), path=tmp_path))
+    single = quiet(learn.to_single())
+    same(single.predict(digit_image(1))[2], by_hand(learn, images([1])).softmax(-1)[0])
+    assert len(learn.predict_many([digit_image(1)]*3))==3
+
+def test_fine_tune_single_needs_one_sample(pairs):
+    with pytest.raises(ValueError, match=r'a network of n_samples=2: expected 1, call to_single\(\) first'): pairs.fine_tune_single(1)
+
+# Shipping
+
+def test_weights_travel_without_pickle(tmp_path):
+    learn = make('pairs', tmp_path, arch=resnet20)
+    path = learn.save_weights('sub/w', seed=3)
+    assert path==tmp_path/'sub/w.safetensors'
+    m = load_weights(path)
+    xs = torch.randn(2,3,1,8,8)
+    assert torch.equal(m(*xs), by_hand(learn, *xs)) and not m.training
+    assert (m.arch,m.vocab,m.settings) == ('fastmix/resnet20',vocab,{'seed':3})
+    assert by_hand(mixup_c_learner(tiny_dls('pairs', tmp_path), arch=m), *xs).equal(m(*xs))
+
+@pytest.mark.parametrize('arch,name', [(tv.resnet18,'torchvision/resnet18'), ('test_resnet','timm/test_resnet'), (xresnet18,'fastai/xresnet18')])
+def test_weights_of_other_libraries(arch, name, tmp_path):
+    learn = mixup_learner(tiny_dls('ordinary', tmp_path), arch=arch, path=tmp_path)
+    m = load_weights(learn.save_weights())
+    assert m.arch==name and torch.equal(m(images([1,2])), by_hand(learn, images([1,2])))
+
+def test_weights_of_a_network_without_a_name(tmp_path):
+    learn = make('pairs', tmp_path)
+    path = learn.save_weights()
+    with pytest.raises(ValueError, match='arch=None: expected a network of fastmix, torchvision, timm or fastai'): load_weights(path)
+    xs = torch.randn(2,3,1,8,8)
+    assert torch.equal(load_weights(path, arch=tiny)(*xs), by_hand(learn, *xs))
+
+@pytest.mark.parametrize('name', ['os/system','fastmix/to_single','fastai/xresnet18_deep.__class__','fastai/nn','timm/hf-hub:someone/net','torchvision/../x','builtins/eval',None,3])
+def test_a_file_cannot_choose_what_is_called(name, tmp_path):
+    from safetensors.torch import save_file
+    meta = dict(fastmix=json.dumps(dict(arch=name, n_classes=2, n_samples=1, n_heads=1, n_in=3)), vocab='[]', settings='{}')
+    save_file({'a': torch.zeros(1)}, tmp_path/'w.safetensors', metadata=meta)
+    with pytest.raises(ValueError, match='arch=.*: expected a network of'): load_weights(tmp_path/'w.safetensors')
+
+def test_a_file_cannot_ask_for_a_download(tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+    asked = []
+    monkeypatch.setattr('fastmix.learner.make_model', lambda arch, **kw: asked.append(kw) or nn.Linear(1,1,bias=False))
+    meta = dict(fastmix=json.dumps(dict(arch='timm/test_resnet', n_classes=2, n_samples=1, n_heads=1, n_in=3, pretrained=True)), vocab='[]', settings='{}')
+    save_file({'weight': torch.zeros(1,1)}, tmp_path/'w.safetensors', metadata=meta)
+    load_weights(tmp_path/'w.safetensors')
+    assert asked==[dict(n_classes=2, n_samples=1, n_heads=1, n_in=3)]
+
+def test_a_file_of_others_is_refused(tmp_path):
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+    save_file({'a': torch.zeros(1)}, tmp_path/'w.safetensors')
+    with pytest.raises(ValueError, match='expected a file that save_weights wrote'): load_weights(tmp_path/'w.safetensors')
+    class Evil:
+        def __reduce__(self): return (os.mkdir, (str(tmp_path/'evil'),))
+    (tmp_path/'p.safetensors').write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(SafetensorError): load_weights(tmp_path/'p.safetensors')
+    assert not (tmp_path/'evil').exists()
+
+@pytest.mark.parametrize('n', [1,2,3])
+def test_onnx(n, tmp_path):
+    import onnxruntime
+    learn = make('pairs', tmp_path, n) if n>1 else quiet(make('pairs', tmp_path).to_single())
+    learn.fit(1)
+    sess = onnxruntime.InferenceSession(learn.export_onnx('m'), providers=['CPUExecutionProvider'])
+    assert [o.name for o in sess.get_inputs()]==[f'x{i+1}' for i in range(n)]
+    for b in (1,2,5):
+        xs = torch.rand(n,b,1,8,8)
+        out, = sess.run(None, {f'x{i+1}':to_np(x) for i,x in enumerate(xs)})
+        assert_close(tensor(out), by_hand(learn, *xs), atol=1e-4, rtol=1e-4)
+    learn.fit(1) # the learner goes on
+
+# Bad input
+
+@pytest.mark.parametrize('kind,kw,msg', [
+    ('pairs', dict(n_samples=0), 'n_samples=0: expected a whole number of at least 1'),
+    ('pairs', dict(n_samples=2.), 'n_samples=2.0: expected a whole number'),
+    ('pairs', dict(n_samples=3), 'n_samples=3: expected 2, the number of slots of the loaders'),
+    ('pairs', dict(arch=tiny(10, n_samples=3, n_in=1)), 'a network of n_samples=3: expected 2'),
+    ('pairs', dict(arch=tiny(10, n_samples=2)), 'a network of n_in=3: expected 1'),
+    ('pairs', dict(arch=tiny(7, n_samples=2, n_in=1)), r'cifar|Sequential answers an image with \(2, 7\): expected \(2, 10\)'),
+    ('pairs', dict(n_heads=3), 'n_heads=3: expected 1 or n_samples=2'),
+    ('pairs', dict(cbs=MixupC(3)), r'MixupC\(3\): expected n_samples=2'),
+    ('pairs', dict(arch=nn.Flatten()), 'Flatten cannot be adapted'),
+    ('pairs', dict(arch=tv.squeezenet1_1), 'SqueezeNet cannot be adapted'),
+    ('pairs', dict(arch=tv.alexnet), r'torchvision/alexnet does not take images of \(1, 8, 8\)'),
+    ('ordinary', dict(arch=tiny(10, n_samples=3, n_in=1)), 'a network of n_samples=3: expected 2')])
+def test_refused(kind, kw, msg, tmp_path):
+    with pytest.raises(ValueError, match=msg): mixup_c_learner(tiny_dls(kind, tmp_path), **{'arch': tiny, **kw})
+
+def test_mixup_learner_refuses(tmp_path):
+    with pytest.raises(ValueError, match='loaders of 2 slots: expected 1'): mixup_learner(tiny_dls('pairs', tmp_path), arch=tiny)
+    with pytest.raises(ValueError, match='mix=3: expected a mixing callback'): mixup_learner(tiny_dls('ordinary', tmp_path), 3, arch=tiny)
+    with pytest.raises(ValueError, match='mix=MixupC: expected a mixing callback'): mixup_learner(tiny_dls('ordinary', tmp_path), MixupC(), arch=tiny)
+    with pytest.raises(ValueError, match='a network of n_samples=2: expected 1'): mixup_learner(tiny_dls('ordinary', tmp_path), arch=tiny(10, n_samples=2, n_in=1))
+
+def test_image_of_other_channels_is_refused_by_the_network(pairs):
+    with pytest.raises(ValueError, match=r'images of 6 channels in all came: expected n_samples \* n_in = 2 \* 1'): pairs.model(*torch.randn(2,1,3,8,8))

@@ -1,0 +1,168 @@
+"The networks: He et al.'s, any other one with N slots and N heads, and the way back to one"
+import pytest, timm, torch, torchvision.models as tv
+from functools import partial
+from hypothesis import given, settings, strategies as st
+from torch import nn, Tensor
+from torch.testing import assert_close
+from fastai.vision.all import create_vision_model, models, tensor, xresnet18
+from fastmix.all import *
+from fastmix.models import Heads
+
+def n_params(m): return sum(p.numel() for p in m.parameters())
+tiny = partial(cifar_resnet, 8)
+
+# The paper's network
+
+@pytest.mark.parametrize('f,n', [(resnet20, 269_722), (resnet32, 464_154), (resnet44, 658_586), (resnet56, 853_018), (resnet110, 1_727_962)])
+def test_parameters_of_he_et_al(f, n): assert n_params(f(10)) == n
+
+@settings(max_examples=20, deadline=None)
+@given(n=st.integers(1,4), c=st.integers(1,12), n_in=st.integers(1,4), one_head=st.booleans())
+def test_slots_cost_their_stem_and_their_head(n, c, n_in, one_head):
+    m = tiny(c, n_samples=n, n_heads=1 if one_head else None, n_in=n_in)
+    heads = 1 if one_head else n
+    assert n_params(m) - n_params(tiny(c)) == (n*n_in-3)*16*9 + (heads-1)*65*c
+
+@settings(max_examples=15, deadline=None)
+@given(b=st.integers(1,3), h=st.integers(4,40), w=st.integers(4,40), n=st.integers(1,3), n_in=st.integers(1,4))
+def test_any_size_one_by_one_or_stacked(b, h, w, n, n_in):
+    m,xs = tiny(5, n_samples=n, n_in=n_in).eval(),torch.randn(n,b,n_in,h,w).unbind()
+    with torch.no_grad(): out = m(*xs)
+    assert out.shape == ((b,n,5) if n>1 else (b,5))
+    with torch.no_grad(): assert torch.equal(out, m(torch.cat(xs,1)))
+
+def test_heads_are_linear_layers_on_one_feature():
+    m,xs,feats = tiny(5, n_samples=3).eval(),torch.randn(3,2,3,8,8),[]
+    m.net.pool.register_forward_hook(lambda m,i,o: feats.append(o))
+    out,lin = m(*xs),m.net.head[0]
+    for i in range(3):
+        s = slice(5*i, 5*i+5)
+        assert_close(out[:,i], feats[0]@lin.weight[s].T + lin.bias[s])
+
+def test_gradient_of_a_head_reaches_all_slots_but_no_other_head():
+    m = tiny(5, n_samples=2)
+    m(*torch.randn(2,4,3,8,8))[:,1].sum().backward()
+    g = m.net.head[0].weight.grad
+    assert not g[:5].any() and g[5:].any()
+    assert all(o.any() for o in m.net.stem[0].weight.grad.chunk(2, 1))
+
+def test_one_block_by_hand(): # option A: every second pixel, channels padded with zeros
+    from fastmix.models import BasicBlock
+    b,x = BasicBlock(4,8,2).eval(),torch.rand(2,4,6,6)
+    nn.init.zeros_(b.bn2.weight)
+    want = torch.zeros(2,8,3,3)
+    want[:,2:6] = x[:,:,::2,::2]
+    assert torch.equal(b(x), want)
+
+@pytest.mark.parametrize('kw,msg', [(dict(n_samples=0), 'n_samples=0: expected a whole number of at least 1'),
+    (dict(n_samples=1.5), 'n_samples=1.5: expected a whole number'), (dict(n_samples=2, n_heads=3), 'n_heads=3: expected 1 or n_samples=2'),
+    (dict(n_classes=0), 'n_classes=0'), (dict(n_in=0), 'n_in=0')])
+def test_refused_settings(kw, msg):
+    with pytest.raises(ValueError, match=msg): resnet20(**kw)
+    if 'n_in' not in kw:
+        with pytest.raises(ValueError, match=msg): multi_sample_model(tv.resnet18(), **{'n_samples': 2, 'n_classes': 3, **kw})
+
+def test_refused_depth_and_images():
+    with pytest.raises(ValueError, match=r'depth=21: expected 6m\+2'): cifar_resnet(21)
+    m = tiny(5, n_samples=2)
+    with pytest.raises(ValueError, match='3 images came: expected n_samples=2'): m(*torch.randn(3,1,3,8,8))
+    with pytest.raises(ValueError, match=r'images of 2 channels in all came: expected n_samples \* n_in = 2 \* 3'): m(*torch.randn(2,1,1,8,8))
+
+# Any network
+
+def small_vit(): return tv.VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32)
+def fastai_net(): return create_vision_model(models.resnet18, 10, pretrained=False)
+def small_timm(name): return partial(timm.create_model, name)
+
+nets = dict(resnet18=(tv.resnet18,32), mobilenet_v3=(tv.mobilenet_v3_small,32), small_vit=(small_vit,32), xresnet18=(xresnet18,32), fastai=(fastai_net,64),
+            timm_resnet=(small_timm('test_resnet'),32), timm_convnext=(small_timm('test_convnext'),32), timm_vit=(small_timm('test_vit'),160),
+            timm_efficientnet=(small_timm('test_efficientnet'),32), timm_tf_efficientnet=(small_timm('tf_efficientnet_b0'),32))
+big = dict(resnet50=(tv.resnet50,32), densenet121=(tv.densenet121,32), efficientnet_b0=(tv.efficientnet_b0,32), mobilenet_v3_large=(tv.mobilenet_v3_large,32),
+           timm_resnet18=(small_timm('resnet18'),32), convnext_tiny=(small_timm('convnext_tiny'),32), timm_efficientnet_b0=(small_timm('efficientnet_b0'),32))
+slow = dict(vit_b_16=(tv.vit_b_16,224), timm_vit_tiny=(small_timm('vit_tiny_patch16_224'),224))
+every = [pytest.param(*v, id=k) for k,v in {**nets, **big}.items()] + [pytest.param(*v, id=k, marks=pytest.mark.slow) for k,v in slow.items()]
+
+def features(model, cls, *xs): # what comes to the last layer of a class
+    got = []
+    h = [m for m in model.modules() if isinstance(m, cls)][-1].register_forward_pre_hook(lambda m,i: got.append(i[0]))
+    with torch.no_grad(): model.eval()(*xs)
+    h.remove()
+    return got[-1]
+
+@pytest.mark.parametrize('f,size', every)
+def test_backbone(f, size):
+    torch.manual_seed(0)
+    one,n = f(),3
+    m,x = multi_sample_model(one, n, 4),torch.randn(2,3,size,size)
+    assert m(*[x]*n).shape == (2,n,4)
+
+    kept = m.net.state_dict() # every weight but the stem's and the classifier's is the old one
+    new = [k for k,v in one.state_dict().items() if k not in kept or kept[k].shape!=v.shape or (not torch.equal(kept[k],v) and 'running' not in k and 'batches' not in k)]
+    assert 2 <= len(new) <= 3
+
+    m = multi_sample_model(one, n, 4) # `m` has seen a batch in training
+    was,now = features(one, nn.Linear, x),features(m, Heads, *[x]*n)
+    assert_close(now, was, atol=1e-3*float(was.abs().max()), rtol=0)
+
+    single = to_single(m).eval()
+    with torch.no_grad(): assert_close(single(x), m.eval()(*[x]*n).mean(1), atol=1e-4, rtol=1e-3)
+    assert_close(features(single, Heads, x), was, atol=1e-3*float(was.abs().max()), rtol=0)
+
+@pytest.mark.parametrize('f,size', every)
+def test_backbone_learns(f, size):
+    torch.manual_seed(0)
+    m,loss = multi_sample_model(f(), 2, 4).train(),HeadsLoss(n=2)
+    bs = 8 if size<200 else 2
+    xs,ys = torch.randn(2,bs,3,size,size),torch.randint(4, (2,bs))
+    opt,losses = torch.optim.Adam(m.parameters(), 1e-3),[]
+    for _ in range(6):
+        l = loss(m(*xs), *ys)
+        opt.zero_grad()
+        l.backward()
+        opt.step()
+        losses.append(l.item())
+    assert losses[-1] < .9*losses[0], losses
+
+def test_the_model_given_is_left_alone():
+    one = tv.resnet18()
+    before = {k:v.clone() for k,v in one.state_dict().items()}
+    multi_sample_model(one, 2, 4)
+    assert all(torch.equal(v, before[k]) for k,v in one.state_dict().items()) and one.conv1.in_channels==3
+
+def test_gray_images_through_a_colour_network():
+    one = tv.resnet18().eval()
+    g = torch.randn(2,1,32,32)
+    m = multi_sample_model(one, 2, 4, n_in=1).eval()
+    assert_close(features(m, Heads, g, g), features(one, nn.Linear, g.expand(-1,3,-1,-1)), atol=1e-3, rtol=0)
+
+def headless():
+    m = tv.resnet18()
+    m.fc = nn.Identity()
+    return m
+def grouped(): return nn.Sequential(nn.Conv2d(4,8,3,groups=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,3))
+
+@pytest.mark.parametrize('m,name,found', [(headless(),'ResNet','layer4.1.bn2: BatchNorm2d'), (grouped(),'Sequential','0: Conv2d'),
+    (tv.squeezenet1_1(),'SqueezeNet','classifier.1: Conv2d'), (timm.create_model('test_vit', num_classes=0),'VisionTransformer','norm: LayerNorm'),
+    (nn.Linear(3,3),'Linear','itself: Linear'), (nn.ReLU(),'ReLU','itself: ReLU')])
+def test_networks_that_cannot_be_adapted_are_refused_by_name(m, name, found):
+    with pytest.raises(ValueError, match=f'{name} cannot be adapted: expected a convolution .* and a linear classifier .* found .*{found}'):
+        multi_sample_model(m, 2, 4)
+
+# Back to one
+
+@pytest.mark.parametrize('n,n_heads', [(1,None), (2,None), (3,None), (2,1)])
+def test_to_single(n, n_heads):
+    m,x = tiny(5, n_samples=n, n_heads=n_heads),torch.randn(2,3,8,8)
+    m(*torch.randn(n,4,3,8,8)) # batch statistics of its own
+    m.eval()
+    s = to_single(m)
+    out = m(*[x]*n)
+    assert_close(s(x), out.mean(1) if out.ndim>2 else out, atol=1e-5, rtol=1e-4)
+    assert_close(s.net.stem[0].weight, sum(m.net.stem[0].weight.chunk(n,1)))
+    heads = m.net.head[0].weight.unflatten(0, (m.n_heads,5))
+    assert_close(s.net.head[0].weight, heads.mean(0))
+    assert (s.n_samples,s.n_heads) == (1,1) and n_params(s)==n_params(tiny(5))
+    assert all(p.requires_grad for p in s.parameters())
+
+def test_to_single_refuses_other_networks():
+    with pytest.raises(ValueError, match='model is a ResNet: expected a MultiSample network'): to_single(tv.resnet18())
