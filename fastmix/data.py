@@ -222,6 +222,8 @@ def _one_size(dsets, item_tfms, seen, good):
                               'add Resize to item_tfms')
 
 def _no_missing(dblock, source): # fastai would fail without saying where
+    if isinstance(source, (str,Path)) and dblock.get_items and not len(dblock.get_items(source)):
+        raise ValueError(f'{source}: expected a folder with images, found none')
     if not isinstance(source, pd.DataFrame): return
     for c in L(g.cols for g in dblock.getters if isinstance(g, ColReader)).concat():
         gone = (source.iloc[:,c] if isinstance(c, int) else source[c]).isna()
@@ -233,7 +235,6 @@ def check_datasets(
     skip_bad:bool=False # Leave out images that cannot be read; `None`: do not look
 )->Datasets: # The same, perhaps without some images
     "Refuse a data set that would fail in the middle of a training"
-    if not len(dsets): raise ValueError('source: expected a folder with images, found none')
     if skip_bad is not None:
         seen = glance_all(dsets.tls[0])
         good = readable(seen, skip_bad)

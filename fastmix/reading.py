@@ -100,9 +100,9 @@ class Decoder(TfmdDL):
         train = getattr(dataset, 'split_idx', None)==0
         for f in self.after_item.fs if train else []:
             if isinstance(f, RandTransform) and f.split_idx in (None,0) and not isinstance(f, Resize):
-                raise ValueError(f'{f.name} in item_tfms is random: expected transforms with one result, which can be decoded once; '
+                raise ValueError(f'{type(f).__name__} in item_tfms is random: expected transforms with one result, which can be decoded once; '
                                  'random ones belong into batch_tfms, or into the ordinary loaders')
-        self.twice = train and any(f.name!='ToTensor' for f in self.after_item.fs)
+        self.twice = train and any(not isinstance(f, ToTensor) for f in self.after_item.fs)
 
     def do_item(self, i):
         try:
