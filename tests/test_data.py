@@ -1,0 +1,196 @@
+"The multi-sample loaders and their in-memory form, on small files of their own"
+import pickle
+import pytest
+from fastai.vision.all import *
+from fastmix.all import *
+from fastmix.data import SlotInterpretation, other_class
+from fastmix import reading
+
+for o in [o for o in dir() if o.startswith('test')]: del globals()[o] # fastcore's, which pytest would take for tests
+
+def write(path, n=24, size=(8,8), classes='abc', mode='RGB', seed=0):
+    "Images of noise, the class in the red channel, a folder per class"
+    rng = np.random.default_rng(seed)
+    for i in range(n):
+        c = i%len(classes)
+        a = rng.integers(0, 256, (size[1],size[0],3), dtype=np.uint8)
+        a[...,0] = 100*c
+        (path/classes[c]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(a).convert(mode).save(path/classes[c]/f'{i:03}.png')
+    return path
+
+@pytest.fixture
+def path(tmp_path): return write(tmp_path/'im')
+
+def make(path, **kwargs):
+    kwargs = {**dict(valid_pct=.25, seed=0, bs=4, num_workers=0, device='cpu'), **kwargs}
+    return MultiSampleDataLoaders.from_folder(path, **kwargs)
+
+def labels(dl): return torch.cat([torch.stack(b[len(b)//2:], 1) for b in dl]).as_subclass(Tensor)
+
+@pytest.mark.parametrize('memory', [False, True])
+@pytest.mark.parametrize('n', [1,2,3])
+def test_batches(path, memory, n):
+    dls = make(path, n_samples=n)
+    if memory: dls = in_memory(dls)
+    b = dls.one_batch()
+    assert len(b)==2*n and dls.n_samples==n and dls.c==3 and list(dls.vocab)==['a','b','c'] and dls.n_inp==n
+    for x,y in zip(b[:n], b[n:]):
+        assert type(x) is TensorImage and type(y) is TensorCategory and x.shape==(4,3,8,8)
+        assert torch.equal((x[:,0].mean((1,2))*255/100).round().long().as_subclass(Tensor), y.as_subclass(Tensor))
+
+@pytest.mark.parametrize('memory', [False, True])
+def test_pairs_of_training_and_validation(path, memory):
+    dls = make(path, drop_last=False)
+    same = labels(dls.valid)
+    if memory: dls = in_memory(dls)
+    assert torch.equal(labels(dls.valid), same)
+    assert torch.equal(labels(dls.test_dl(dls.valid_ds.items, with_labels=True)), same)
+    y = tensor([int(o[1]) for o in dls.train_ds])
+    epochs = [labels(dls.train) for _ in range(4)]
+    for e in epochs: assert torch.equal(e.sort(0).values, y.sort().values[:,None].expand(-1, 2)) # a permutation in each slot
+    assert any(not torch.equal(epochs[0], e) for e in epochs[1:])
+    assert sorted(map(tuple, labels(dls.valid.new(shuffle=True)).tolist()))==sorted(map(tuple, same.tolist()))
+
+def test_workers_see_the_same_validation_pairs(path):
+    assert torch.equal(labels(make(path).valid), labels(make(path, num_workers=2).valid))
+
+def test_partners(path):
+    y = labels(make(path, partner='other_class').train)
+    assert (y[:,0]!=y[:,1]).all()
+    y = torch.randint(5, (2000,))
+    p = other_class(y)
+    assert torch.equal(p.sort().values, torch.arange(2000)) and (y[p]!=y).all()
+    dls = make(path, partner='other')
+    dls.train.before_iter()
+    assert (dls.train.table[0]!=dls.train.table[1]).all()
+
+def test_multi_label_frame(path):
+    df = pd.DataFrame({'name': [str(o.relative_to(path)) for o in get_image_files(path)], 'label': ['x;y','y','z']*8, 'valid': [False]*18+[True]*6})
+    dls = MultiSampleDataLoaders.from_df(df, path, label_delim=';', valid_col='valid', bs=4, num_workers=0)
+    for d in (dls, in_memory(dls)):
+        x1,x2,y1,y2 = d.one_batch()
+        assert type(y1) is TensorMultiCategory and y1.shape==(4,3) and d.c==3
+        d.show_batch(max_n=2)
+    df.loc[3,'label'] = None
+    with pytest.raises(ValueError, match='expected a value in column'): MultiSampleDataLoaders.from_df(df, path, label_delim=';', valid_col='valid')
+
+def test_grey(tmp_path):
+    write(tmp_path/'g', mode='L')
+    dls = make(tmp_path/'g', img_cls=PILImageBW)
+    assert in_memory(dls).one_batch()[0].shape==(4,1,8,8)
+
+class Tiny(Module):
+    def __init__(self): self.lin = nn.Linear(6, 6)
+    def forward(self, a, b): return self.lin(torch.cat([a.mean((2,3)),b.mean((2,3))], 1)).view(-1, 2, 3)
+
+@pytest.mark.parametrize('memory', [False, True])
+def test_with_a_learner(path, memory):
+    dls = make(path)
+    if memory: dls = in_memory(dls)
+    learn = Learner(dls, Tiny(), loss_func=HeadsLoss(), metrics=[HeadAccuracy(0), Top2()])
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+        fs = get_image_files(path)
+        label,cls,probs = learn.predict((fs[0], fs[1]))
+        assert len(label)==2 and probs.shape==(2,3)
+        assert len(dls.test_dl(fs[:4]).one_batch())==2
+        assert len(dls.test_dl([(fs[0],fs[1])], with_labels=True).one_batch())==4
+        learn.show_results()
+        interp = Interpretation.from_learner(learn)
+        inps,_,targs,_,losses = interp[[1,0]]
+        assert torch.equal(torch.stack(targs, 1).as_subclass(Tensor), labels(dls.valid)[[1,0]]) # the pairs whose losses these are
+        interp.plot_top_losses(2)
+        each = [SlotInterpretation.from_learner(learn, i).confusion_matrix() for i in (0,1)]
+        assert (SlotInterpretation.from_learner(learn).confusion_matrix()==each[0]+each[1]).all() and each[0].sum()==6
+        SlotInterpretation.from_learner(learn, 0).plot_confusion_matrix()
+    plt.close('all')
+
+def test_in_memory_is_the_same_data(path):
+    dls = make(path)
+    for a,b in zip(dls.valid, in_memory(dls).valid):
+        for s,t in zip(a, b): assert torch.equal(s, t)
+    one = ImageDataLoaders.from_folder(path, valid_pct=.25, seed=0, bs=4, num_workers=0)
+    for a,b in zip(one.valid, in_memory(one).valid):
+        for s,t in zip(a, b): assert torch.equal(s, t)
+
+def test_pickled_loaders_read_files_again(path):
+    dls = in_memory(make(path))
+    assert torch.equal(labels(pickle.loads(pickle.dumps(dls)).valid), labels(dls.valid))
+
+@pytest.mark.parametrize('memory', [False, True])
+def test_distributed(path, memory, monkeypatch):
+    from fastai.distributed import DistributedDL
+    monkeypatch.setattr(DistributedDL, '_broadcast', lambda self, t, rank: t)
+    dls = make(path)
+    if memory: dls = in_memory(dls)
+    parts = [labels(DistributedDL(dls.valid, rank=r, world_size=2)) for r in (0,1)]
+    assert torch.equal(torch.cat(parts), labels(dls.valid))
+
+def test_pad_crop_places_are_uniform():
+    x = TensorImage(torch.arange(1, 26, dtype=torch.uint8).reshape(1,1,5,5).expand(9000,1,5,5))
+    out = PadCrop(1)(x, split_idx=0)
+    _,count = out.unique(dim=0, return_counts=True)
+    assert len(count)==18 and abs(count-500).max()<6*500**.5
+
+def test_cache(path, tmp_path, monkeypatch):
+    dls,folder = make(path),tmp_path/'cache'
+    want = [b[0] for b in in_memory(dls).valid]
+    same = lambda d: all(torch.equal(a, b[0]) for a,b in zip(want, d.valid))
+    assert same(in_memory(dls, cache=folder)) and len(folder.ls())==2
+    decoded = []
+    orig = reading.decode_all
+    monkeypatch.setattr(reading, 'decode_all', lambda *a: (decoded.append(1), orig(*a)))
+    assert same(in_memory(dls, cache=folder)) and not decoded
+    for f in folder.ls(): f.write_bytes(f.read_bytes()[:-50])
+    assert same(in_memory(dls, cache=folder)) and len(decoded)==2
+    for f in folder.ls():
+        b = bytearray(f.read_bytes())
+        b[-7] ^= 1
+        f.write_bytes(b)
+    assert same(in_memory(dls, cache=folder)) and len(decoded)==4
+    fn = dls.valid_ds.items[0]
+    Image.new('RGB', (8,8), 'green').save(fn)
+    b = in_memory(dls, cache=folder).valid.one_batch()
+    assert len(decoded)==5 and torch.equal(b[0][0], dls.valid.one_batch()[0][0])
+
+def test_random_item_transforms(path):
+    with pytest.raises(ValueError, match='FlipItem in item_tfms is random'): in_memory(make(path, item_tfms=FlipItem()))
+    assert in_memory(make(path, item_tfms=Resize(6))).one_batch()[0].shape==(4,3,6,6) # square: nothing to crop
+    write(path, size=(24,8))
+    with pytest.raises(ValueError, match=r'png: comes out differently each time'): in_memory(make(path, item_tfms=Resize(6)))
+    assert in_memory(make(path, item_tfms=Resize(6, ResizeMethod.Squish))).one_batch()[0].shape==(4,3,6,6)
+
+def test_too_large(path, monkeypatch):
+    dls = make(path)
+    monkeypatch.setattr(reading, 'free_bytes', lambda device, folder=None: 10**12 if folder else 1000)
+    with pytest.raises(ValueError, match='24 images of 3x8x8 take 0.00 GB: expected at most 0.00 GB'): in_memory(dls)
+    assert torch.equal(labels(in_memory(dls, cache=path.parent/'c').valid), labels(dls.valid))
+
+def test_bad_files(path, capsys):
+    fn = path/'a'/'000.png'
+    fn.write_bytes(fn.read_bytes()[:60])
+    (path/'b'/'no.jpg').write_text('not an image')
+    with pytest.raises(ValueError, match='000.png|no.jpg'): make(path)
+    assert len(make(path, skip_bad=True).train_ds)+len(make(path, skip_bad=True).valid_ds)==23
+    assert 'left out 2 of 25 images' in capsys.readouterr().out
+    one = ImageDataLoaders.from_folder(path, valid_pct=.25, seed=1, bs=4, num_workers=0)
+    with pytest.raises(ValueError, match='000.png|no.jpg'): in_memory(one)
+    fast = in_memory(one, skip_bad=True)
+    assert len(fast.train_ds)+len(fast.valid_ds)==23
+    with pytest.raises(ValueError, match='000.png|no.jpg'):
+        for dl in make(path, skip_bad=None).loaders: list(dl.new(shuffle=False))
+
+def test_unequal_sizes(path):
+    Image.new('RGB', (9,8)).save(path/'a'/'wide.png')
+    with pytest.raises(ValueError, match='wide.png'): make(path)
+    assert make(path, item_tfms=Resize(8)).one_batch()[0].shape==(4,3,8,8)
+
+def test_splits_and_classes(tmp_path):
+    write(tmp_path/'train', classes='ab')
+    write(tmp_path/'test', classes='abz', n=6)
+    with pytest.raises(ValueError, match="Label 'z' was not included"): make(tmp_path, train='train', valid='test', valid_pct=None)
+    with pytest.raises(ValueError, match='validation set: expected at least one image'): make(tmp_path, train='train', valid='none', valid_pct=None)
+    (tmp_path/'one'/'a').mkdir(parents=True)
+    Image.new('RGB', (8,8)).save(tmp_path/'one'/'a'/'0.png')
+    with pytest.raises(ValueError, match='set: expected at least'): make(tmp_path/'one', valid_pct=.5)
