@@ -6,9 +6,10 @@ export PYTHONWARNINGS := ignore::FutureWarning
 train: .venv/.base
 	.venv/bin/fastmix-train $(ARGS)
 
+# two notebooks at a time, one thread each: two threads each would wait for one another
 test: .venv/.dev
 	$(PY) .ci/in_step.py
-	.venv/bin/nbdev-test nbs --n-workers 2
+	OMP_NUM_THREADS=1 .venv/bin/nbdev-test nbs --n-workers 2
 	$(PY) -m pytest
 	$(PY) .ci/docs.py --check
 

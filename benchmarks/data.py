@@ -11,7 +11,7 @@ def rate(dl, n):
 
 def four_blocks(path, **kwargs):
     files = get_image_files(path)
-    return DataBlock((ImageBlock,ImageBlock,CategoryBlock,CategoryBlock), n_inp=2, get_items=lambda p: [(f, random.choice(files)) for f in files],
+    return DataBlock((ImageBlock,ImageBlock,CategoryBlock,CategoryBlock), n_inp=2, get_items=lambda p: [[f, random.choice(files)] for f in files],
                      get_x=[itemgetter(0),itemgetter(1)], get_y=[compose(itemgetter(0),parent_label),compose(itemgetter(1),parent_label)],
                      batch_tfms=[PadCrop(4), Normalize.from_stats(*cifar_stats)]).dataloaders(path, bs=128, **kwargs)
 

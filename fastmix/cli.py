@@ -7,7 +7,7 @@ __all__ = ['presets', 'methods', 'archs', 'check_settings', 'run_folder', 'make_
            'save_run', 'train', 'main']
 
 # %% ../nbs/09_cli.ipynb #a5e5cb09
-import contextlib, inspect, json, os, sys, warnings
+import contextlib, inspect, os, sys, warnings
 from pathlib import Path
 from fastcore.script import anno_parser
 from .checks import *
@@ -113,11 +113,8 @@ def save_run(
     s:dict # Checked settings
 ):
     "Draw the pictures of a finished run, and save its model"
-    from safetensors.torch import save_file
     plot_pairs(learn, learn.path/'pairs.png')
-    weights = {k:v.detach().cpu().contiguous() for k,v in learn.model.state_dict().items()}
-    meta = dict(settings=json.dumps(s, default=str), vocab=json.dumps([str(o) for o in learn.dls.vocab]))
-    save_file(weights, learn.path/'model.safetensors', metadata=meta)
+    learn.save_weights('model', **s)
     learn.export('model.pkl')
 
 # %% ../nbs/09_cli.ipynb #4af57df6

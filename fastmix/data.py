@@ -273,7 +273,7 @@ class MultiSampleDataLoaders(ImageDataLoaders):
         N,single = self.train.n_samples,lambda o: not isinstance(o, (tuple,list,L))
         if N>1 and len(test_items) and not isinstance(test_items, pd.DataFrame) and not single(it:=test_items[0]) and len(it)==N:
             own = self.train_ds.items # these may be tuples themselves, of a file and its label
-            if single(L(own, use_list=None)[0]) or not single(it[0]):
+            if not len(own) or single(L(own, use_list=None)[0]) or not single(it[0]): # an exported learner has no items of its own
                 flat = [o for it in test_items for o in it]
                 return super().test_dl(pd.DataFrame(flat) if isinstance(own, pd.DataFrame) else flat, partner='next', **kwargs)
         return super().test_dl(test_items, **kwargs)

@@ -19,7 +19,9 @@ class SlotsTensorBoardCallback(TensorBoardCallback):
         self.trace_model = trace
         if not self.run or not trace: return
         x,was = self.dls.one_batch()[0][:2].as_subclass(Tensor),self.model.training
-        with torch.no_grad(): self.writer.add_graph(self.model.eval(), (x,)*getattr(self.model, 'n_samples', 1))
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter('ignore', torch.jit.TracerWarning) # the checks of the network's input are no part of its graph
+            self.writer.add_graph(self.model.eval(), (x,)*getattr(self.model, 'n_samples', 1))
         self.model.train(was)
 
     def after_batch(self):
