@@ -25,6 +25,8 @@ def _images(dls, n_slots): # of one batch
     n,bs = len(dls.train_ds),dls.train.bs
     if not len(dls.train): raise ValueError(f'bs={bs}: expected at most {n}, the number of training images')
     if not len(dls.valid_ds): raise ValueError('validation set: expected at least one image, it is empty')
+    classes = getattr(dls, 'vocab', None)
+    if classes is not None and len(classes)<2: raise ValueError(f'classes {list(classes)}: expected a folder for each of two or more classes')
     b = dls.one_batch()
     xs = b[:dls.n_inp]
     if len(xs)!=n_slots: raise ValueError(f'loaders of {len(xs)} slots: expected {n_slots}')

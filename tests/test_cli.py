@@ -47,7 +47,7 @@ def test_bad_settings(capsys, args, said): assert said in refused(capsys, *args,
 def test_bad_folders(capsys, tmp_path):
     Path('empty').mkdir()
     assert 'empty' in (msg := refused(capsys, '--data','empty','--out','out')) and 'images' in msg
-    images(Path('one'), 'a')
+    images(Path('one'), 'a', n=12)
     assert 'expected a folder for each of two or more classes' in refused(capsys, '--data','one','--out','out','--bs',2,'--size',8)
     Path('full').mkdir()
     Path('full/x.txt').touch()
