@@ -45,11 +45,14 @@ def make_model(
     return multi_sample_model(arch, n_samples, n_classes, n_heads)
 
 # %% ../nbs/07_learner.ipynb #b5ca4a6f
-def _learner(dls, model, what, precision, lr, opt_func, cbs, **kwargs):
+def _learner(dls, model, what, precision, lr, opt_func, cbs, compile, **kwargs):
     fused = {'fused': True} if torch.device(ifnone(dls.device, 'cpu')).type=='cuda' and opt_func is nesterov_sgd else {}
     learn = Learner(dls, model, lr=lr, opt_func=partial(opt_func, **fused) if fused else opt_func,
                     cbs=L(cbs) if L(cbs).filter(risinstance(StepDecay)) else [StepDecay(), *L(cbs)], **kwargs)
-    print(f'{what}: {set_precision(learn, precision)}')
+    learn.add_cb(LossWatch())
+    if compile: compile_model(learn.model, learn.dls.device)
+    what = f"{what}: {set_precision(learn, precision)}{', compiled' if compile else ''}"
+    if not rank_distrib(): print(what)
     return learn
 
 @delegates(Learner.__init__)
@@ -62,6 +65,7 @@ def mixup_c_learner(
     loss_func=None, # Loss of one head; `None`: the loaders' own
     metrics=None, # `None`: the accuracy of each head, `Top2` and `Top2All`
     precision:str='auto', # `'fp32'`: exact; `'bf16'`, `'fp16'`: autocast; `'auto'`: what the device is fast at
+    compile:bool=False, # Whether `torch.compile` makes the network faster, after it took its time
     lr:float=.1, # Initial learning rate (section 5.1)
     opt_func=nesterov_sgd, # Optimizer (section 5.1)
     cbs=None, # More callbacks; a `MixupC` of yours replaces the default one, a `StepDecay` the paper's schedule
@@ -77,7 +81,7 @@ def mixup_c_learner(
     if not L(cbs).filter(risinstance(MixupC)): cbs = [MixupC(n), *L(cbs)]
     if metrics is None: metrics = [HeadAccuracy(i) for i in range(n)] + [Top2(), Top2All()]
     what = f'mixup-C, {n} slots, {n} heads' if model.n_heads>1 else f'mixup-C, {n} slots, one softmax'
-    return _learner(dls, model, what, precision, lr, opt_func, cbs, loss_func=loss, metrics=metrics, **kwargs)
+    return _learner(dls, model, what, precision, lr, opt_func, cbs, compile, loss_func=loss, metrics=metrics, **kwargs)
 
 @delegates(Learner.__init__)
 def mixup_learner(
@@ -87,6 +91,7 @@ def mixup_learner(
     pretrained:bool=False, # Whether a timm or torchvision network starts with its pretrained weights
     metrics=None, # `None`: accuracy, and `Top2` and `Top2All` where validation is mixed
     precision:str='auto', # `'fp32'`: exact; `'bf16'`, `'fp16'`: autocast; `'auto'`: what the device is fast at
+    compile:bool=False, # Whether `torch.compile` makes the network faster, after it took its time
     lr:float=.1, # Initial learning rate (section 5.1)
     opt_func=nesterov_sgd, # Optimizer (section 5.1)
     cbs=None, # More callbacks; a `StepDecay` replaces the paper's schedule
@@ -98,7 +103,8 @@ def mixup_learner(
     x = _images(dls, 1)[0]
     model = make_model(arch, get_c(dls), 1, 1, x.shape[1], pretrained)
     if metrics is None: metrics = [accuracy] + ([Top2(), Top2All()] if mix and mix.mix_valid else [])
-    return _learner(dls, model, type(mix).__name__ if mix else 'ERM', precision, lr, opt_func, [*L(mix), *L(cbs)], metrics=metrics, **kwargs)
+    return _learner(dls, model, type(mix).__name__ if mix else 'ERM', precision, lr, opt_func, [*L(mix), *L(cbs)], compile,
+                    metrics=metrics, **kwargs)
 
 # %% ../nbs/07_learner.ipynb #d6f20459
 def _single_dls(dls): # the same loaders, one image at a time

@@ -110,10 +110,11 @@ def set_precision(
 # %% ../nbs/04_training.ipynb #3036eb29
 def compile_model(
     model:nn.Module, # Compiled in place, when it is first called
-    device # Where it will run
+    device # Where it will run; `None`: fastai's default device
 ):
     "Let `torch.compile` fuse the network, into CUDA graphs on a GPU"
-    model.compile(**(dict(mode='reduce-overhead', dynamic=False) if torch.device(device).type=='cuda' else {}))
+    cuda = torch.device(ifnone(device, default_device())).type=='cuda'
+    model.compile(**(dict(mode='reduce-overhead', dynamic=False) if cuda else {}))
 
 # %% ../nbs/04_training.ipynb #e1c7c3d7
 class SmoothLoss(AvgSmoothLoss):
@@ -125,7 +126,7 @@ class SmoothLoss(AvgSmoothLoss):
 
 class LossWatch(Callback):
     "Stop when the training loss is not finite"
-    order,run_valid = Recorder.order+1,False
+    order,run_valid,_stateattrs = Recorder.order+1,False,('shown',)
     def __init__(self,
         every:int=50 # Number of batches between two looks on a GPU
     ): self.every = check_int('every', every, 1)
@@ -196,8 +197,8 @@ class RunLog(Callback):
         settings:dict, # What the run was started with
         lines:bool=False # Whether to print a line per epoch, for where progress bars are no use
     ):
-        self.folder,self.settings,self.lines = Path(folder),settings,lines
-        self.state,self.epochs_done,self.seconds,self.figures = 'new',0,0.,{}
+        self.folder,self.settings,self.talk = Path(folder),settings,lines
+        self.state,self.epochs_done,self.seconds,self.figures,self.lines = 'new',0,0.,{},[]
 
     def save(self,
         state:str, # `'running'`, `'finished'`, `'interrupted'` or `'failed'`
@@ -206,10 +207,7 @@ class RunLog(Callback):
         "Write everything down"
         self.state = state
         if rank_distrib(): return
-        names,rows = self.recorder.metric_names[:-1],self.recorder.values[:self.epochs_done] # without the time
-        self.figures = dict(zip(names[1:], rows[-1])) if rows else {}
-        lines = [names, *([i,*r] for i,r in enumerate(rows))]
-        write_whole(self.folder/'metrics.csv', ''.join(','.join(map(str, l))+'\n' for l in lines).encode())
+        write_whole(self.folder/'metrics.csv', ''.join(','.join(map(str, l))+'\n' for l in self.lines).encode())
         write_json(self.folder/'run.json', dict(state=state, epochs_done=self.epochs_done, seconds=round(self.seconds, 2),
                                                 figures=self.figures, settings=self.settings, **kwargs))
 
@@ -217,16 +215,26 @@ class RunLog(Callback):
         self.epochs_done,self.seconds = 0,0.
         self.print(self.recorder.metric_names)
 
-    def before_epoch(self): self.start = time.time()
+    def before_epoch(self):
+        self.start = time.time()
+        self.note('running')
 
     def after_epoch(self):
         self.epochs_done += 1
         self.seconds += time.time()-self.start
-        self.save('running')
+        self.note('running')
         self.print(self.recorder.log)
 
+    def after_fit(self): self.note('finished')
+
+    def note(self, state):
+        names,rows = self.recorder.metric_names[:-1],self.recorder.values[:self.epochs_done] # without the time
+        self.lines = [names, *([i,*r] for i,r in enumerate(rows))]
+        self.figures = dict(zip(names[1:], rows[-1])) if rows else {}
+        self.save(state)
+
     def print(self, cells):
-        if self.lines: print(' '.join(f'{c:>10.4f}' if isinstance(c, float) else f'{c!s:>10}' for c in cells), flush=True)
+        if self.talk: print(' '.join(f'{c:>10.4f}' if isinstance(c, float) else f'{c!s:>10}' for c in cells), flush=True)
 
 # %% ../nbs/04_training.ipynb #036c91a2
 def _plain(o): # in tensors and Python's own types, which `torch.load` reads without running code
@@ -238,7 +246,7 @@ def _plain(o): # in tensors and Python's own types, which `torch.load` reads wit
     if isinstance(o, (list,L)): return list(map(_plain, o))
     return o
 
-def _numbers(cb): return {k:v for k,v in vars(cb).items() if isinstance(v, (int,float))}
+def _numbers(cb): return {k:v for k,v in vars(cb).items() if isinstance(v, (int,float)) and not isinstance(v, bool)}
 
 def _rng_state():
     cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
@@ -312,8 +320,9 @@ class Checkpoint(Callback):
     def about(self):
         "What the run was started with"
         cbs = [type(cb).__name__ for cb in self.learn.cbs if cb.order<self.order and cb.name not in ('progress','distributed_trainer')]
-        return _plain(dict(epochs=self.n_epoch, lr=[h['lr'] for h in self.opt.hypers], bs=self.dls.train.bs, callbacks=sorted(cbs),
-            processes=max(1, num_distrib()), parameters=sum(p.numel() for p in self.model.parameters()), **self.settings))
+        own = dict(epochs=self.n_epoch, lr=[h['lr'] for h in self.opt.hypers], bs=self.dls.train.bs, callbacks=sorted(cbs),
+                   processes=max(1, num_distrib()), parameters=sum(p.numel() for p in self.model.parameters()))
+        return _plain({**own, **self.settings})
 
     def before_fit(self):
         self.started,self.first_epoch = self.about(),0
