@@ -98,7 +98,9 @@ def make_dls(
     valid = next((nm for nm in ('valid','test','val') if (path/nm).is_dir()), None)
     split = dict(train='train', valid=valid) if valid and (path/'train').is_dir() else dict(valid_pct=.2, seed=s['seed'])
     tfms = [PadCrop(s['size']//8), Normalize.from_stats(*imagenet_stats)]
-    return MultiSampleDataLoaders.from_folder(path, item_tfms=Resize(s['size']), batch_tfms=tfms, **split, **kw)
+    dls = MultiSampleDataLoaders.from_folder(path, item_tfms=Resize(s['size']), batch_tfms=tfms, **split, **kw)
+    if dls.c<2: raise ValueError(f'data={str(path)!r}: expected a folder for each of two or more classes, found {list(dls.vocab)}')
+    return dls
 
 def make_learner(
     s:dict, # Checked settings
@@ -162,7 +164,11 @@ def _watchers(s, path):
     cbs = []
     if s['tensorboard']:
         from fastai.callback.tensorboard import TensorBoardCallback
-        cbs.append(TensorBoardCallback(path/'tensorboard', trace_model=False, log_preds=False))
+        class Board(TensorBoardCallback):
+            def after_batch(self): # fastai's trips over settings of PyTorch's optimizers that are `None`
+                if not self.training: return
+                for k,v in (('train_loss', self.smooth_loss),('lr', self.opt.hypers[-1]['lr'])): self.writer.add_scalar(k, v, self.train_iter)
+        cbs.append(Board(path/'tensorboard', trace_model=False, log_preds=False))
     if s['wandb'] and not int(os.environ.get('RANK', 0)):
         import wandb
         from fastai.callback.wandb import WandbCallback
@@ -262,3 +268,6 @@ def main(
     except ValueError as e: _leave(2, f'error: {_line(e)}')
     except (FloatingPointError, OSError) as e: _leave(1, f'stopped: {_line(e)}')
     except KeyboardInterrupt: _leave(130, 'interrupted')
+    except RuntimeError as e:
+        if 'WORLD_SIZE' not in os.environ or not any(o in str(e) for o in ('gloo','NCCL')): raise
+        sys.exit(f'fastmix-train: stopped: another process is gone; --resume goes on from the last checkpoint ({_line(e)})')

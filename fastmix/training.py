@@ -131,7 +131,9 @@ class LossWatch(Callback):
         every:int=50 # Number of batches between two looks on a GPU
     ): self.every = check_int('every', every, 1)
 
-    def before_fit(self): self.recorder.smooth_loss = SmoothLoss(self.recorder.smooth_loss.beta)
+    def before_fit(self):
+        old = self.recorder.smooth_loss
+        if not isinstance(old, SmoothLoss): vars(self.recorder)['smooth_loss'] = SmoothLoss(old.beta) # of the recorder, not the learner
     def before_train(self): self.start = len(self.recorder.losses)
 
     def after_batch(self):
@@ -212,7 +214,6 @@ class RunLog(Callback):
                                                 figures=self.figures, settings=self.settings, **kwargs))
 
     def before_fit(self):
-        self.epochs_done,self.seconds = 0,0.
         self.print(self.recorder.metric_names)
 
     def before_epoch(self):

@@ -1,0 +1,133 @@
+"The command line, called in this process: what it refuses, what it leaves, how it ends"
+import importlib.util, json, signal, subprocess, sys
+import pytest
+from fastai.vision.all import Image, Path, PILImage, load_learner, noop, pd, torch # not `*`: it has names that pytest takes for tests
+from fastmix import cli
+from fastmix.data import digit_image
+from fastmix.training import RunLog
+
+tiny = ['--epochs','2','--size','8','--bs','256']
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+
+@pytest.fixture
+def no_pictures(monkeypatch): # they take longer than the training
+    for f in ('plot_pairs','plot_curves'): monkeypatch.setattr(cli, f, noop)
+
+def status(*args):
+    try: cli.main(list(map(str, args)))
+    except SystemExit as e: return e.code
+    return 0
+
+def images(folder, *classes, n=4):
+    for c in classes:
+        (folder/c).mkdir(parents=True)
+        for i in range(n): PILImage.create(digit_image(i)).save(folder/c/f'{i}.png')
+    return folder
+
+def refused(capsys, *args):
+    "The one line that says why"
+    assert status(*args)==2
+    out = capsys.readouterr()
+    assert len(out.err.splitlines())==1 and out.err.startswith('fastmix-train: error: ')
+    assert not [p for p in Path().iterdir() if p.name in ('runs','out')]
+    return out.err
+
+@pytest.mark.parametrize('args,said', [
+    (['--method','mixupx'], "method='mixupx': expected one of 'mixup_c', 'mixup'"), (['--arch','resnet21'], "arch='resnet21': expected one of 'resnet20'"),
+    (['--data','/nowhere'], "data='/nowhere': expected 'digits', 'cifar10' or a folder of images"), (['--epochs','0'], 'epochs=0: expected'),
+    (['--epochs','two'], 'two'), (['--n-samples','0'], 'n_samples=0: expected'), (['--lr','-1'], 'lr=-1.0: expected'), (['--seed','-1'], 'seed=-1: expected'),
+    (['--precision','fp8'], "precision='fp8': expected one of 'auto'"), (['--bs','2000','--size','8'], 'bs=2000: expected at most 1437'),
+    (['--size','0'], 'size=0: expected'), (['--nonsense'], '--nonsense'), (['--resume'], 'resume=True: expected out')])
+def test_bad_settings(capsys, args, said): assert said in refused(capsys, *args, *([] if '--resume' in args else ['--out','out']))
+
+def test_bad_folders(capsys, tmp_path):
+    Path('empty').mkdir()
+    assert 'empty' in (msg := refused(capsys, '--data','empty','--out','out')) and 'images' in msg
+    images(Path('one'), 'a')
+    assert 'expected a folder for each of two or more classes' in refused(capsys, '--data','one','--out','out','--bs',2,'--size',8)
+    Path('full').mkdir()
+    Path('full/x.txt').touch()
+    assert "out='full': expected a new or an empty folder" in refused(capsys, '--out','full')
+    assert "out='full': expected the folder of a run" in refused(capsys, '--out','full','--resume')
+
+@pytest.mark.skipif(importlib.util.find_spec('wandb') is not None, reason='wandb is installed')
+def test_missing_package(capsys): assert 'wandb=True: expected the package wandb to be installed' in refused(capsys, '--wandb','--out','out')
+
+def test_run_folder(capsys):
+    assert status(*tiny)==0
+    out,folder = capsys.readouterr().out.splitlines(),Path('runs/digits-mixup_c-1')
+    assert sum(l.split()[:1] in (['0'],['1']) for l in out)==2 # a line per epoch
+    assert out[-2].startswith('held out, 360 images: head_0 ') and out[-1]==f'run folder: {folder}'
+    assert {p.name for p in folder.iterdir()}=={'metrics.csv','curves.png','pairs.png','run.json','model.safetensors','model.pkl',
+                                                'checkpoint-00000.pt','checkpoint-00001.pt'}
+    log = pd.read_csv(folder/'metrics.csv')
+    assert list(log.columns)==['epoch','train_loss','valid_loss','head_0','head_1','top2','top2_all'] and list(log.epoch)==[0,1]
+    run = json.loads((folder/'run.json').read_text())
+    assert (run['state'],run['epochs_done'],run['settings']['bs'],run['seconds']>0)==('finished', 2, 256, True)
+    assert run['figures']['top2']==pytest.approx(log.top2.iloc[-1])
+    assert all(Image.open(folder/f).size[0]>300 for f in ('curves.png','pairs.png'))
+    learn = load_learner(folder/'model.pkl')
+    from safetensors.torch import load_file
+    weights = load_file(folder/'model.safetensors')
+    assert all((weights[k]==v).all() for k,v in learn.model.state_dict().items())
+    assert learn.predict_many([digit_image(0)])[0][0] in learn.dls.vocab
+    assert status(*tiny, '--quiet', '--epochs', 1)==0
+    assert capsys.readouterr().out=='' and Path('runs/digits-mixup_c-2').is_dir()
+
+@pytest.mark.parametrize('method', [m for m in cli.methods if m!='mixup_c'])
+def test_methods(method, no_pictures, capsys):
+    assert status(*tiny, '--epochs', 1, '--method', method, '--n-samples', 3, '--out', 'out')==0
+    assert pd.read_csv('out/metrics.csv').accuracy.between(0, 1).all()
+
+def test_own_folder(no_pictures):
+    assert status('--data', images(Path('mine'), 'a', 'b', n=12), '--epochs', 1, '--bs', 4, '--size', 8, '--out', 'out')==0
+    assert len(load_learner('out/model.pkl').dls.vocab)==2
+
+def ctrl_c(monkeypatch, epoch):
+    "Press Ctrl-C after `epoch` epochs"
+    old = RunLog.after_epoch
+    def after_epoch(self):
+        old(self)
+        if self.epochs_done==epoch: signal.raise_signal(signal.SIGINT)
+    monkeypatch.setattr(RunLog, 'after_epoch', after_epoch)
+
+def test_interrupt_and_resume(monkeypatch, capsys):
+    with monkeypatch.context() as m:
+        ctrl_c(m, 2)
+        assert status(*tiny, '--epochs', 3, '--out', 'out')==130
+    err = capsys.readouterr().err.strip().splitlines()
+    assert err==['interrupted after 2 of 3 epochs; see out', 'fastmix-train: interrupted']
+    run = json.loads(Path('out/run.json').read_text())
+    assert (run['state'],run['epochs_done'])==('interrupted', 2) and Path('out/curves.png').exists()
+    before = {p:p.read_bytes() for p in Path('out').iterdir()}
+    for args,said in (([], "expected a new or an empty folder"), (['--resume','--lr','.2'], 'lr=0.2 (was 0.1)'),
+                      (['--resume','--epochs','9','--method','erm'], "method='erm' (was 'mixup_c'), epochs=9 (was 3)")):
+        assert status('--out','out',*args)==2
+        assert said in capsys.readouterr().err
+    assert before=={p:p.read_bytes() for p in Path('out').iterdir()} # nothing was touched
+    assert status('--resume','--out','out')==0
+    assert json.loads(Path('out/run.json').read_text())['state']=='finished' and len(pd.read_csv('out/metrics.csv'))==3
+
+def test_loss_that_is_not_finite(no_pictures, capsys):
+    assert status(*tiny, '--lr', '1e30', '--out', 'out')==1
+    err = capsys.readouterr().err.strip().splitlines()
+    assert 'failed after 0 of 2 epochs' in err[0] and 'the loss is not finite since epoch 0, batch 1, learning rate 1e+30' in err[-1]
+    assert json.loads(Path('out/run.json').read_text())['state']=='failed'
+
+def test_tensorboard(no_pictures):
+    pytest.importorskip('tensorboard')
+    assert status(*tiny, '--tensorboard', '--out', 'out')==0
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    log = EventAccumulator('out/tensorboard').Reload()
+    assert {'train_loss','valid_loss','top2'} <= set(log.Tags()['scalars'])
+
+def test_help():
+    "`--help` explains every option, without loading anything heavy"
+    res = subprocess.run([sys.executable, '-X', 'importtime', '-m', 'fastmix', '--help'], capture_output=True, text=True)
+    assert res.returncode==0 and 'torch' not in res.stderr
+    text = ' '.join(res.stdout.split())
+    for k in cli.inspect.signature(cli.train).parameters: assert f"--{k.replace('_','-')}" in text
