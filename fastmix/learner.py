@@ -80,9 +80,9 @@ def slot_groups(
     if isinstance(meta := model_meta.get(arch), dict):
         cs = list(model.net.children())
         return meta['split'](nn.Sequential(*[nn.Sequential(*o) for o in (cs[:meta['cut']], cs[meta['cut']:])]))
-    heads = L(m for m in model.modules() if isinstance(m, Heads))[0]
-    mine = set(heads.parameters())
-    return L([p for p in model.parameters() if p not in mine], params(heads))
+    heads = L(m for m in model.modules() if isinstance(m, Heads))
+    mine = set(heads.map(params).concat())
+    return L([p for p in model.parameters() if p not in mine], *heads.map(params))
 
 # %% ../nbs/07_learner.ipynb #bdb44600
 def _with_slots(dl, n): # the same loader with `n` slots
@@ -135,7 +135,7 @@ def _normalize(dls, net): # as fastai does it for pretrained weights
     mean,std = cfg.get('mean', imagenet_stats[0]),cfg.get('std', imagenet_stats[1])
     if not dls.after_batch.fs.filter(risinstance(Normalize)): dls.add_tfms([Normalize.from_stats(mean, std)], 'after_batch')
 
-def _learner(cls, dls, what, precision, lr, opt_func, cbs, arch, n, n_heads, pretrained, splitter=None, **kwargs):
+def _learner(cls, dls, what, precision, compile, lr, opt_func, cbs, arch, n, n_heads, pretrained, splitter=None, **kwargs):
     xs = _images(dls, getattr(dls, 'n_samples', 1))
     model = make_model(arch, get_c(dls), n, n_heads, xs[0].shape[1], pretrained)
     _check_model(model, xs, get_c(dls), n)
@@ -144,7 +144,10 @@ def _learner(cls, dls, what, precision, lr, opt_func, cbs, arch, n, n_heads, pre
     cbs = L(cbs) if L(cbs).filter(risinstance(StepDecay)) else [StepDecay(), *L(cbs)]
     splitter = ifnone(splitter, partial(slot_groups, arch=None if isinstance(arch, nn.Module) else arch))
     learn = cls(dls, model, lr=lr, opt_func=partial(opt_func, **fused) if fused else opt_func, cbs=cbs, splitter=splitter, **kwargs)
-    print(f'{what}: {set_precision(learn, precision)}')
+    learn.add_cb(LossWatch())
+    if compile: compile_model(learn.model, learn.dls.device)
+    what = f"{what}: {set_precision(learn, precision)}{', compiled' if compile else ''}"
+    if not rank_distrib(): print(what)
     return learn
 
 @delegates(Learner.__init__)
@@ -157,6 +160,7 @@ def mixup_c_learner(
     loss_func=None, # Loss of one head; `None`: the loaders' own
     metrics=None, # `None`: the accuracy of each head, `Top2` and `Top2All`
     precision:str='auto', # `'fp32'`: exact; `'bf16'`, `'fp16'`: autocast; `'auto'`: what the device is fast at
+    compile:bool=False, # Whether `torch.compile` makes the network faster, after it took its time
     lr:float=.1, # Initial learning rate (section 5.1)
     opt_func=nesterov_sgd, # Optimizer (section 5.1)
     cbs=None, # More callbacks; a `MixupC` of yours replaces the default one, a `StepDecay` the paper's schedule
@@ -171,7 +175,7 @@ def mixup_c_learner(
     loss = HeadsLoss(ifnone(loss_func, getattr(dls.train_ds, 'loss_func', None)), n)
     if metrics is None: metrics = [HeadAccuracy(i) for i in range(n)] + [Top2(), Top2All()]
     what = f"mixup-C, {n} slots, {'one softmax' if n_heads==1 else f'{n} heads'}"
-    return _learner(MultiSampleLearner, dls, what, precision, lr, opt_func, L(cbs) if mine else [MixupC(n), *L(cbs)], arch, n, n_heads,
+    return _learner(MultiSampleLearner, dls, what, precision, compile, lr, opt_func, L(cbs) if mine else [MixupC(n), *L(cbs)], arch, n, n_heads,
                     pretrained, loss_func=loss, metrics=metrics, **kwargs)
 
 @delegates(Learner.__init__)
@@ -182,6 +186,7 @@ def mixup_learner(
     pretrained:bool=False, # Whether a timm, torchvision or fastai network starts with its pretrained weights
     metrics=None, # `None`: accuracy, and `Top2` and `Top2All` where validation is mixed
     precision:str='auto', # `'fp32'`: exact; `'bf16'`, `'fp16'`: autocast; `'auto'`: what the device is fast at
+    compile:bool=False, # Whether `torch.compile` makes the network faster, after it took its time
     lr:float=.1, # Initial learning rate (section 5.1)
     opt_func=nesterov_sgd, # Optimizer (section 5.1)
     cbs=None, # More callbacks; a `StepDecay` replaces the paper's schedule
@@ -192,7 +197,7 @@ def mixup_learner(
     if mix is not None and not isinstance(mix, Mix): raise ValueError(f'mix={mix!r}: expected a mixing callback, as MixupX()')
     if (own := getattr(dls, 'n_samples', 1))>1: raise ValueError(f'loaders of {own} slots: expected 1')
     if metrics is None: metrics = [accuracy] + ([Top2(), Top2All()] if mix and mix.mix_valid else [])
-    return _learner(Learner, dls, type(mix).__name__ if mix else 'ERM', precision, lr, opt_func, [*L(mix), *L(cbs)], arch, 1, 1,
+    return _learner(Learner, dls, type(mix).__name__ if mix else 'ERM', precision, compile, lr, opt_func, [*L(mix), *L(cbs)], arch, 1, 1,
                     pretrained, metrics=metrics, **kwargs)
 
 # %% ../nbs/07_learner.ipynb #4a21b9eb

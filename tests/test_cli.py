@@ -1,5 +1,5 @@
 "The command line, called in this process: what it refuses, what it leaves, how it ends"
-import json, signal, subprocess, sys
+import importlib.util, json, signal, subprocess, sys
 import pytest
 from fastai.vision.all import Image, Path, PILImage, load_learner, noop, pd, torch # not `*`: it has names that pytest takes for tests
 from fastmix import cli
@@ -41,8 +41,8 @@ def refused(capsys, *args):
     (['--data','/nowhere'], "data='/nowhere': expected 'digits', 'cifar10' or a folder of images"), (['--epochs','0'], 'epochs=0: expected'),
     (['--epochs','two'], 'two'), (['--n-samples','0'], 'n_samples=0: expected'), (['--lr','-1'], 'lr=-1.0: expected'), (['--seed','-1'], 'seed=-1: expected'),
     (['--precision','fp8'], "precision='fp8': expected one of 'auto'"), (['--bs','2000','--size','8'], 'bs=2000: expected at most 1437'),
-    (['--size','0'], 'size=0: expected'), (['--nonsense'], '--nonsense')])
-def test_bad_settings(capsys, args, said): assert said in refused(capsys, *args, '--out','out')
+    (['--size','0'], 'size=0: expected'), (['--nonsense'], '--nonsense'), (['--resume'], 'resume=True: expected out')])
+def test_bad_settings(capsys, args, said): assert said in refused(capsys, *args, *([] if '--resume' in args else ['--out','out']))
 
 def test_bad_folders(capsys, tmp_path):
     Path('empty').mkdir()
@@ -52,17 +52,22 @@ def test_bad_folders(capsys, tmp_path):
     Path('full').mkdir()
     Path('full/x.txt').touch()
     assert "out='full': expected a new or an empty folder" in refused(capsys, '--out','full')
+    assert "out='full': expected the folder of a run" in refused(capsys, '--out','full','--resume')
+
+@pytest.mark.skipif(importlib.util.find_spec('wandb') is not None, reason='wandb is installed')
+def test_missing_package(capsys): assert 'wandb=True: expected the package wandb to be installed' in refused(capsys, '--wandb','--out','out')
 
 def test_run_folder(capsys):
     assert status(*tiny)==0
     out,folder = capsys.readouterr().out.splitlines(),Path('runs/digits-mixup_c-1')
     assert sum(l.split()[:1] in (['0'],['1']) for l in out)==2 # a line per epoch
     assert out[-2].startswith('held out, 360 images: head_0 ') and out[-1]==f'run folder: {folder}'
-    assert {p.name for p in folder.iterdir()}=={'metrics.csv','curves.png','pairs.png','run.json','model.safetensors','model.pkl'}
+    assert {p.name for p in folder.iterdir()}=={'metrics.csv','curves.png','pairs.png','run.json','model.safetensors','model.pkl',
+                                                'checkpoint-00000.pt','checkpoint-00001.pt'}
     log = pd.read_csv(folder/'metrics.csv')
-    assert list(log.columns)==['epoch','train_loss','valid_loss','head_0','head_1','top2','top2_all','time'] and list(log.epoch)==[0,1]
+    assert list(log.columns)==['epoch','train_loss','valid_loss','head_0','head_1','top2','top2_all'] and list(log.epoch)==[0,1]
     run = json.loads((folder/'run.json').read_text())
-    assert (run['state'],run['epochs_done'],run['settings']['bs'])==('finished', 2, 256)
+    assert (run['state'],run['epochs_done'],run['settings']['bs'],run['seconds']>0)==('finished', 2, 256, True)
     assert run['figures']['top2']==pytest.approx(log.top2.iloc[-1])
     assert all(Image.open(folder/f).size[0]>300 for f in ('curves.png','pairs.png'))
     learn = load_learner(folder/'model.pkl')
@@ -90,24 +95,39 @@ def ctrl_c(monkeypatch, epoch):
         if self.epochs_done==epoch: signal.raise_signal(signal.SIGINT)
     monkeypatch.setattr(RunLog, 'after_epoch', after_epoch)
 
-def test_interrupt(monkeypatch, capsys):
+def test_interrupt_and_resume(monkeypatch, capsys):
     with monkeypatch.context() as m:
         ctrl_c(m, 2)
         assert status(*tiny, '--epochs', 3, '--out', 'out')==130
     err = capsys.readouterr().err.strip().splitlines()
     assert err==['interrupted after 2 of 3 epochs; see out', 'fastmix-train: interrupted']
     run = json.loads(Path('out/run.json').read_text())
-    assert (run['state'],run['epochs_done'])==('interrupted', 2) and len(pd.read_csv('out/metrics.csv'))==2 and Path('out/curves.png').exists()
-    assert "expected a new or an empty folder" in refused_again(capsys)
-
-def refused_again(capsys):
+    assert (run['state'],run['epochs_done'])==('interrupted', 2) and Path('out/curves.png').exists()
     before = {p:p.read_bytes() for p in Path('out').iterdir()}
-    assert status('--out','out')==2 and before=={p:p.read_bytes() for p in Path('out').iterdir()} # nothing was touched
-    return capsys.readouterr().err
+    for args,said in (([], "expected a new or an empty folder"), (['--resume','--lr','.2'], 'lr=0.2 (was 0.1)'),
+                      (['--resume','--epochs','9','--method','erm'], "method='erm' (was 'mixup_c'), epochs=9 (was 3)")):
+        assert status('--out','out',*args)==2
+        assert said in capsys.readouterr().err
+    assert before=={p:p.read_bytes() for p in Path('out').iterdir()} # nothing was touched
+    assert status('--resume','--out','out')==0
+    assert json.loads(Path('out/run.json').read_text())['state']=='finished' and len(pd.read_csv('out/metrics.csv'))==3
+
+def test_loss_that_is_not_finite(no_pictures, capsys):
+    assert status(*tiny, '--lr', '1e30', '--out', 'out')==1
+    err = capsys.readouterr().err.strip().splitlines()
+    assert 'failed after 0 of 2 epochs' in err[0] and 'the loss is not finite since epoch 0, batch 1, learning rate 1e+30' in err[-1]
+    assert json.loads(Path('out/run.json').read_text())['state']=='failed'
+
+def test_tensorboard(no_pictures):
+    pytest.importorskip('tensorboard')
+    assert status(*tiny, '--tensorboard', '--out', 'out')==0
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    log = EventAccumulator('out/tensorboard').Reload()
+    assert {'train_loss','valid_loss','top2'} <= set(log.Tags()['scalars'])
 
 def test_help():
     "`--help` explains every option, without loading anything heavy"
-    res = subprocess.run([sys.executable, '-X', 'importtime', '-c', "from fastmix.cli import main; main(['--help'])"], capture_output=True, text=True)
+    res = subprocess.run([sys.executable, '-X', 'importtime', '-m', 'fastmix', '--help'], capture_output=True, text=True)
     assert res.returncode==0 and 'torch' not in res.stderr
     text = ' '.join(res.stdout.split())
     for k in cli.inspect.signature(cli.train).parameters: assert f"--{k.replace('_','-')}" in text

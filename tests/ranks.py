@@ -1,0 +1,70 @@
+"What every process of a distributed test runs; run alone it is the one process to compare with: `ranks.py OUT BS`"
+import os, sys
+from fastai.vision.all import *
+from fastmix.all import *
+from fastmix.data import digit_image, digit_label
+
+def dblock(n_valid, **kwargs):
+    return dict(blocks=(ImageBlock(PILImageBW), CategoryBlock), get_items=lambda _: list(range(45+n_valid)), get_x=digit_image,
+                get_y=digit_label, splitter=IndexSplitter(list(range(45, 45+n_valid))), item_tfms=Resize(8, ResizeMethod.Squish))
+
+def loaders(kind, bs, n_valid):
+    "45 training digits, and a number of validation digits that two processes cannot share evenly"
+    if kind=='ordinary': return DataBlock(**dblock(n_valid)).dataloaders(None, bs=bs, num_workers=0)
+    dls = MultiSampleDataBlock(**dblock(n_valid)).dataloaders(None, bs=bs, num_workers=1 if kind=='pairs' else 0)
+    return in_memory(dls) if kind=='memory' else dls
+
+def network(n): # without batch norm, which sees the processes' batches one by one
+    net = nn.Sequential(nn.Conv2d(n, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, n*10),
+                        *([nn.Unflatten(1, (n,10))] if n>1 else []))
+    return MultiSample(net, n, n, 1)
+
+def train(kind, bs, n_valid):
+    set_seed(0)
+    dls = loaders(kind, bs, n_valid)
+    n = getattr(dls, 'n_samples', 1)
+    if n>1: learn = mixup_c_learner(dls, arch=network(n), precision='fp32')
+    else: learn = mixup_learner(dls, arch=network(n), precision='fp32', metrics=[accuracy, F1Score(average='macro')])
+    learn.remove_cb(ProgressCallback)
+    with learn.no_logging(), learn.distrib_ctx():
+        learn.fit(2, lr=.3)
+        values,losses = learn.recorder.values,torch.stack(learn.recorder.losses) # validation empties the recorder
+        valid,preds = learn.validate(),learn.get_preds()[0]
+    return dict(weights=torch.cat([p.detach().flatten() for p in learn.model.parameters()]), preds=preds,
+                losses=losses, values=[list(v) for v in values], valid=list(valid))
+
+class Draws(Callback):
+    "Keep the first batch's λ and crops"
+    order = 1
+    def before_fit(self): self.lam = self.crop = None
+    def before_batch(self):
+        if self.lam is None and self.training: self.lam,self.crop = self.learn.mixup.mixed.w_x,torch.rand(3)
+
+def draws(bs):
+    set_seed(0)
+    learn = mixup_learner(in_memory(loaders('ordinary', bs, 17)), Mixup(seed=0), arch=network(1), cbs=Draws())
+    learn.remove_cb(ProgressCallback)
+    with learn.no_logging(), learn.distrib_ctx(): learn.fit(1)
+    return dict(lam=learn.draws.lam, crop=learn.draws.crop)
+
+class Differ(Callback):
+    "Spoil the weights of one process"
+    def after_train(self):
+        if rank_distrib(): next(self.model.parameters()).data += 1
+
+def spoiled(bs):
+    learn = mixup_learner(loaders('ordinary', bs, 17), arch=network(1), cbs=Differ())
+    learn.remove_cb(ProgressCallback)
+    try:
+        with learn.no_logging(), learn.distrib_ctx(): learn.fit(1)
+    except RuntimeError as e: return str(e)
+
+def everything(bs):
+    res = {f'{kind} {n}': train(kind, bs, n) for kind in ('pairs','memory','ordinary') for n in (23,17)}
+    if num_distrib(): res.update(draws=draws(bs), spoiled=spoiled(bs))
+    return res
+
+if __name__=='__main__':
+    out,bs = sys.argv[1:]
+    torch.set_num_threads(1)
+    torch.save(everything(int(bs)), f'{out}/rank{rank_distrib()}.pt')

@@ -1,0 +1,155 @@
+"Runs that were killed and resumed, against one that was left alone; checkpoints that are damaged, foreign or do not fit on the disk"
+import json, os, random, resource, shutil, signal, subprocess, sys
+import pytest
+from fastai.callback.tracker import EarlyStoppingCallback
+from fastai.basics import Callback, CategoryMap, Path, nn, set_seed, torch
+from fastai.callback.progress import ProgressCallback
+import numpy as np
+from fastmix.all import MixupC, Mixup, MultiSample, digits_dls, mixup_c_learner, mixup_learner
+from fastmix.training import Checkpoint, load_checkpoint, write_whole
+
+here = Path(__file__).parent
+
+def kills(tmp_path, n, processes, seed):
+    "What came of killing `n` runs of `fastmix-train` at random moments"
+    env = {**os.environ, 'PYTHONPATH': str(here.parent), 'PYTHONWARNINGS': 'ignore'}
+    res = subprocess.run([sys.executable, here/'kills.py', tmp_path, str(n), str(processes), str(seed)], capture_output=True, text=True, env=env)
+    assert res.returncode==0, res.stderr
+    report = json.loads(res.stdout.splitlines()[-1])
+    assert len(report)==n and all(r['same'] for r in report), report
+    assert all('hangs' not in r['killed'] for r in report), report
+    assert any(-signal.SIGKILL in r['killed'] for r in report), report
+    return report
+
+def test_killed(tmp_path): kills(tmp_path, 3, 1, random.randrange(10**6))
+
+def test_killed_with_two_processes(tmp_path):
+    for r in kills(tmp_path, 2, 2, random.randrange(10**6)):
+        if r['alone'] and r['killed'][1]==-signal.SIGKILL and r['moment']<.8: assert r['killed'][0]==1 # the other one ends, too
+
+@pytest.mark.slow
+@pytest.mark.parametrize('processes', [1,2])
+def test_killed_twenty_times(tmp_path, processes):
+    report = kills(tmp_path, 20, processes, random.randrange(10**6))
+    assert len({r['epochs'] for r in report})>2 # in different epochs
+
+def net(n): return MultiSample(nn.Sequential(nn.Conv2d(n, 4, 3, 2), nn.BatchNorm2d(4), nn.Dropout(.1), nn.Flatten(),
+                                             nn.Linear(36, n*10), *([nn.Unflatten(1, (n,10))] if n>1 else [])), n, n, 1)
+
+class Stop(Callback):
+    "Break off in the middle of an epoch"
+    order = 55
+    def __init__(self, epoch): self.at = str(epoch)
+    def before_batch(self):
+        if str(self.epoch)==self.at and self.training and self.iter==2: raise KeyboardInterrupt
+
+def run(folder, stop=None, resume=False, mix=True, precision='fp32', epochs=5, fit='fit', cbs=(), **kwargs):
+    "The learner after training with everything random: pairs, crops, dropout, λ"
+    set_seed(0)
+    torch.set_num_threads(1)
+    if mix: learn = mixup_c_learner(digits_dls(2, bs=256, size=8), arch=net(2), precision=precision, cbs=MixupC(lam_x=.3), **kwargs)
+    else: learn = mixup_learner(digits_dls(1, bs=256, size=8), Mixup(), arch=net(1), precision=precision, **kwargs)
+    learn.remove_cb(ProgressCallback)
+    with learn.no_logging():
+        try: getattr(learn, fit)(epochs, cbs=[Stop(stop), Checkpoint(folder, resume=resume), *cbs])
+        except KeyboardInterrupt: return learn
+    learn.memory = remembered(learn) # now: it draws from the generators that all runs here share
+    return learn
+
+def remembered(learn):
+    rec = learn.recorder
+    return [*learn.model.state_dict().values(), *[v for s in learn.opt.opt.state.values() for v in s.values() if v is not None],
+            torch.stack(list(rec.losses)), torch.tensor(rec.lrs), torch.tensor([list(v) for v in rec.values]), torch.rand(3),
+            torch.tensor(np.random.rand(3)), torch.tensor(random.random()), torch.tensor(list(rec.hps['lr']))]
+
+def same(a, b): return len(a.memory)==len(b.memory) and all(map(torch.equal, a.memory, b.memory))
+
+@pytest.mark.parametrize('kwargs', [dict(), dict(mix=False), dict(precision='bf16'), dict(mix=False, fit='fit_one_cycle'),
+                                    dict(cbs=[EarlyStoppingCallback(patience=1, min_delta=10)])], ids=['mixup_c','mixup','bf16','one_cycle','early_stop'])
+def test_learner(tmp_path, kwargs):
+    whole = run(tmp_path/'a', **kwargs)
+    run(tmp_path/'b', stop=1, **kwargs)
+    run(tmp_path/'b', stop=3, resume=True, **kwargs)
+    assert same(whole, run(tmp_path/'b', resume=True, **kwargs))
+
+def test_differs_without_resuming(tmp_path):
+    "The comparison can fail: another seed of the generators gives another training"
+    whole = run(tmp_path/'a')
+    run(tmp_path/'b', stop=2)
+    p = max((tmp_path/'b').iterdir())
+    d = load_checkpoint(p)
+    d['state']['processes'][0]['random']['torch'] = torch.get_rng_state()
+    torch.save(d, p)
+    assert not same(whole, run(tmp_path/'b', resume=True))
+
+def test_in_the_same_session(tmp_path):
+    whole,learn = run(tmp_path/'a'),run(tmp_path/'b', stop=2)
+    with learn.no_logging(): learn.fit(5, cbs=[Stop(None), Checkpoint(tmp_path/'b', resume=True)])
+    learn.memory = remembered(learn)
+    assert same(whole, learn)
+
+@pytest.fixture(scope='module')
+def once(tmp_path_factory):
+    run(p:=tmp_path_factory.mktemp('once'), stop=3)
+    return p
+
+@pytest.fixture
+def broken_off(once, tmp_path): return Path(shutil.copytree(once, tmp_path/'b'))
+
+def test_two_are_kept(once): assert sorted(p.name for p in once.iterdir())==['checkpoint-00001.pt','checkpoint-00002.pt']
+
+def cut(p): p.write_bytes(p.read_bytes()[:-100])
+def flip(p):
+    b = bytearray(p.read_bytes())
+    b[len(b)//2] ^= 1
+    p.write_bytes(b)
+def empty(p): p.write_bytes(b'')
+def foreign(p): torch.save({'model': {}}, p)
+def code(p): torch.save(CategoryMap, p) # what only loads by importing
+
+@pytest.mark.parametrize('spoil', [cut, flip, empty, foreign, code])
+def test_spoiled(broken_off, spoil):
+    newest = broken_off/'checkpoint-00002.pt'
+    spoil(newest)
+    with pytest.raises(ValueError, match=f'{newest} is no'): load_checkpoint(newest)
+
+def test_the_one_before(tmp_path, broken_off, capsys):
+    cut(broken_off/'checkpoint-00002.pt')
+    learn = run(broken_off, resume=True)
+    assert "checkpoint-00002.pt is no whole checkpoint" in (out := capsys.readouterr().out) and 'the one before it is used' in out
+    assert same(run(tmp_path/'a'), learn)
+
+def test_all_spoiled(broken_off):
+    for p in broken_off.iterdir(): empty(p)
+    with pytest.raises(ValueError, match='holds no whole checkpoint'): run(broken_off, resume=True)
+
+@pytest.mark.parametrize('kwargs,said', [(dict(epochs=6), r'epochs=6 \(was 5\)'), (dict(mix=False), r"callbacks=.*'Mixup'"), (dict(lr=.2), r'lr=\[0.2\] \(was \[0.1\]\)'),
+                                         (dict(precision='bf16'), 'DevicePrecision')])
+def test_other_settings(broken_off, kwargs, said):
+    before = {p:p.read_bytes() for p in broken_off.iterdir()}
+    with pytest.raises(ValueError, match='other settings.*'+said): run(broken_off, resume=True, **kwargs)
+    assert before=={p:p.read_bytes() for p in broken_off.iterdir()}
+
+def test_folder_in_use(broken_off):
+    with pytest.raises(ValueError, match='expected a folder without checkpoints, or resume=True'): run(broken_off)
+
+def test_full_disk(tmp_path):
+    "A limit on the size of files stands in for a disk without room"
+    class Fill(Callback):
+        def before_epoch(self):
+            if self.epoch==2: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(OSError, match='checkpoint-00002.pt could not be written, File too large; what was there before is whole'):
+            run(tmp_path/'b', cbs=[Fill()])
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert sorted(p.name for p in (tmp_path/'b').iterdir())==['checkpoint-00000.pt','checkpoint-00001.pt']
+    load_checkpoint(tmp_path/'b'/'checkpoint-00001.pt')
+
+def test_write_whole(tmp_path, monkeypatch):
+    "A crash before the rename leaves the old file"
+    write_whole(tmp_path/'f', b'old')
+    def crash(*_): raise KeyboardInterrupt
+    monkeypatch.setattr(os, 'replace', crash)
+    with pytest.raises(KeyboardInterrupt): write_whole(tmp_path/'f', b'new')
+    assert (tmp_path/'f').read_bytes()==b'old'

@@ -1,0 +1,189 @@
+"The recipe against plain PyTorch, the schedule, precision, the watch on the loss, and `torch.compile`"
+import math, shutil
+from fractions import Fraction
+import pytest
+from fastai.basics import Callback, DataLoader, DataLoaders, Learner, load_learner, nn, set_seed, torch
+from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.progress import ProgressCallback
+import fastai.callback.core, fastai.callback.schedule
+from hypothesis import given, settings, strategies as st
+from fastmix.all import MultiSample, StepDecay, digits_dls, mixup_c_learner, mixup_learner, nesterov_sgd, resnet20
+from fastmix.training import Checkpoint, LossWatch, SmoothLoss, has_fast_bf16, set_precision, step_decay
+
+class Batches(Callback):
+    "Keep what the network was trained on"
+    order = 100
+    def before_fit(self): self.seen = []
+    def before_batch(self):
+        if self.training: self.seen.append((self.epoch, [x.clone() for x in self.xb], [y.clone() for y in self.yb]))
+
+def quiet(learn):
+    learn.remove_cb(ProgressCallback)
+    learn.logger = lambda *_: None
+    return learn
+
+def small(n, c=10):
+    return MultiSample(nn.Sequential(nn.Conv2d(n, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(72, n*c),
+                                     *([nn.Unflatten(1, (n,c))] if n>1 else [])), n, n, 1)
+
+def plain(model, batches, n_epoch, lr, loss):
+    "The same training in plain PyTorch"
+    opt = torch.optim.SGD(model.parameters(), lr=lr, momentum=.9, nesterov=True, weight_decay=1e-4)
+    sched = torch.optim.lr_scheduler.MultiStepLR(opt, [math.ceil(Fraction(a)*n_epoch) for a in ('0.4','0.6','0.8')], gamma=.1)
+    model.train()
+    for epoch in range(3):
+        for _,xb,yb in (b for b in batches if b[0]==epoch):
+            opt.zero_grad()
+            loss(model(*xb), *yb).backward()
+            opt.step()
+        sched.step()
+    return model
+
+class Stop(Callback):
+    def before_epoch(self):
+        if self.epoch==3: raise fastai.callback.core.CancelFitException
+
+@pytest.mark.parametrize('n', [1,2])
+@pytest.mark.parametrize('n_epoch', [3,5])
+def test_weights_of_plain_pytorch(n, n_epoch):
+    "Three epochs, across the points where the rate falls"
+    set_seed(0)
+    model = small(n)
+    other = small(n)
+    other.load_state_dict(model.state_dict())
+    keep = Batches()
+    f = mixup_c_learner if n>1 else mixup_learner
+    learn = quiet(f(digits_dls(n, bs=64, size=8), arch=model, precision='fp32', cbs=[keep, Stop()]))
+    learn.fit(n_epoch)
+    ce = nn.CrossEntropyLoss()
+    ref = plain(other, keep.seen, n_epoch, .1, lambda p,*y: sum(ce(p_, y_.long()) for p_,y_ in zip(p.unbind(1) if n>1 else [p], y)))
+    assert len(keep.seen)==66
+    for a,b in zip(learn.model.state_dict().values(), ref.state_dict().values()): torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+def test_weight_decay_on_all_parameters():
+    "fastai exempts batch norm and biases; the paper's SGD does not"
+    model = small(1)
+    opt = nesterov_sgd([list(model.parameters())], lr=.1)
+    before = [p.detach().clone() for p in model.parameters()]
+    for p in model.parameters(): p.grad = torch.zeros_like(p)
+    opt.step()
+    for p,q in zip(model.parameters(), before): torch.testing.assert_close(p.data, q*(1-.1*1e-4*1.9))
+
+@given(st.integers(1, 2000), st.lists(st.fractions(0, 1, max_denominator=1000), min_size=1, max_size=4))
+@settings(deadline=None)
+def test_step_decay_is_exact(n, at):
+    for e in {0, n-1, *(min(n-1, max(0, math.ceil(a*n)+d)) for a in at for d in (-1,0))}:
+        assert step_decay(e, n, [float(a) for a in at])==pytest.approx(.1**sum(e>=a*n for a in at))
+
+@pytest.fixture(scope='module')
+def data():
+    x = torch.randn(40, 4)
+    return list(zip(x, x.sum(1, keepdim=True)))
+
+def line(data, bs=10, **kwargs):
+    dls = DataLoaders(DataLoader(data, bs=bs, shuffle=True), DataLoader(data, bs=7))
+    return quiet(Learner(dls, nn.Linear(4, 1), loss_func=nn.MSELoss(), **{'opt_func': nesterov_sgd, 'cbs': StepDecay(), **kwargs}))
+
+@pytest.mark.parametrize('n', [1,2,3,4,7,10,13,30])
+def test_schedule_through_fit(data, n):
+    learn = line(data)
+    learn.fit(n, lr=.01)
+    expect = [.01*.1**sum(e>=Fraction(a)*n for a in ('0.4','0.6','0.8')) for e in range(n) for _ in range(4)]
+    assert learn.recorder.lrs==pytest.approx(expect)
+    assert learn.recorder.hps['lr']==pytest.approx(expect) # what `plot_sched` draws
+
+def test_schedule_after_resuming(data, tmp_path):
+    class Kill(Callback):
+        def before_epoch(self):
+            if self.epoch==5 and go: raise KeyboardInterrupt
+    go = True
+    with pytest.raises(KeyboardInterrupt): line(data).fit(9, lr=.01, cbs=[Kill(), Checkpoint(tmp_path)])
+    go,learn = False,line(data)
+    learn.fit(9, lr=.01, cbs=[Kill(), Checkpoint(tmp_path, resume=True)])
+    expect = [.01*.1**sum(e>=Fraction(a)*9 for a in ('0.4','0.6','0.8')) for e in range(9) for _ in range(4)]
+    assert learn.recorder.lrs==pytest.approx(expect) and learn.recorder.hps['lr']==pytest.approx(expect)
+
+def test_other_points_and_warmup(data):
+    learn = line(data, cbs=StepDecay(at=.5, factor=.2, warmup=1.5))
+    learn.fit(4, lr=.06)
+    assert learn.recorder.lrs==pytest.approx([.01,.02,.03,.04,.05,.06]+[.06]*2+[.012]*8)
+
+def test_parameter_groups_keep_their_rates(data):
+    learn = line(data, splitter=lambda m: [[m.weight],[m.bias]])
+    learn.fit(5, lr=slice(.01, .1))
+    assert [h['lr'] for h in learn.opt.hypers]==pytest.approx([.01*1e-3,.1*1e-3]) # 80% of five epochs are four
+
+@pytest.mark.parametrize('fit', ['fit_one_cycle','fit_flat_cos','fit_sgdr'])
+def test_fastai_schedules_keep_working(data, fit):
+    args = (2,1) if fit=='fit_sgdr' else (3,)
+    a,b = line(data, cbs=[]),line(data)
+    for l in (a,b): getattr(l, fit)(*args)
+    assert b.recorder.lrs==pytest.approx(a.recorder.lrs) and b.recorder.hps==a.recorder.hps
+
+def test_precision(data):
+    seen = []
+    class Look(Callback):
+        order = 9.5
+        def after_pred(self): seen.append(self.pred.dtype)
+        def after_loss(self): seen.append(self.loss.dtype)
+    learn = line(data)
+    assert 'bf16 autocast' in set_precision(learn, 'bf16')
+    learn.fit(1, lr=.01, cbs=Look())
+    assert seen[:2]==[torch.bfloat16, torch.float32] and next(learn.model.parameters()).dtype==torch.float32
+    assert not torch.is_autocast_enabled('cpu')
+    assert 'fp32' in set_precision(learn, 'fp32') and not learn.cbs.filter(lambda o: isinstance(o, MixedPrecision))
+    assert ('bf16' in set_precision(learn, 'auto'))==has_fast_bf16(torch.device('cpu'))
+
+def test_interrupted_batch_leaves_no_autocast(data):
+    class Kill(Callback):
+        def after_pred(self): raise KeyboardInterrupt
+    learn = line(data)
+    set_precision(learn, 'bf16')
+    with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=Kill())
+    learn.validate()
+    assert not torch.is_autocast_enabled('cpu')
+
+def test_smooth_loss_is_that_of_fastai(data):
+    set_seed(1)
+    a = line(data)
+    a.fit(2, lr=.01)
+    set_seed(1)
+    b = line(data, cbs=[StepDecay(), LossWatch()])
+    b.fit(2, lr=.01)
+    assert isinstance(b.recorder.smooth_loss, SmoothLoss)
+    assert torch.equal(torch.stack(list(a.recorder.losses)), torch.stack(list(b.recorder.losses))) and a.recorder.values==b.recorder.values
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_loss_that_is_not_finite(data, tmp_path, bad):
+    class Spoil(Callback):
+        order = 1
+        def after_loss(self):
+            if self.training and (self.epoch,self.iter)==(2,3): self.learn.loss_grad,self.learn.loss = self.loss_grad*bad,self.loss*bad
+    learn = line(data, cbs=[StepDecay(), LossWatch()])
+    with pytest.raises(FloatingPointError) as e: learn.fit(5, lr=.02, cbs=[Spoil(), Checkpoint(tmp_path)])
+    assert f'epoch 2, batch 3, learning rate 0.002; the last good checkpoint is {tmp_path}/checkpoint-00001.pt' in str(e.value)
+    assert sorted(p.name for p in tmp_path.iterdir())==['checkpoint-00000.pt','checkpoint-00001.pt']
+
+@pytest.mark.skipif(not shutil.which('c++') and not shutil.which('g++'), reason='torch.compile needs a C++ compiler on a CPU')
+def test_compile(tmp_path):
+    "With resuming, export, validation, and a last batch of another size"
+    def learner(compile):
+        set_seed(0)
+        return quiet(mixup_c_learner(digits_dls(2, bs=128, size=8), arch=small(2), precision='fp32', compile=compile))
+    class Kill(Callback):
+        def before_epoch(self):
+            if self.epoch==1: raise KeyboardInterrupt
+    Same = type('Kill', (Callback,), {}) # what a run is resumed with must have the same names
+    plain_ = learner(False)
+    plain_.fit(2, lr=.01)
+    learn = learner(True)
+    assert learn.dls.valid.n%128 and learn.model._compiled_call_impl is not None
+    with pytest.raises(KeyboardInterrupt): learn.fit(2, lr=.01, cbs=[Kill(), Checkpoint(tmp_path)])
+    learn = learner(True)
+    learn.fit(2, lr=.01, cbs=[Same(), Checkpoint(tmp_path, resume=True)])
+    for a,b in zip(learn.model.state_dict().values(), plain_.model.state_dict().values()): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    assert learn.validate()==pytest.approx(plain_.validate(), rel=1e-2, abs=.02)
+    learn.path = tmp_path
+    learn.export('m.pkl')
+    loaded = load_learner(tmp_path/'m.pkl')
+    assert all(torch.equal(a, b) for a,b in zip(loaded.model.state_dict().values(), learn.model.state_dict().values()))
