@@ -151,24 +151,16 @@ def save_run(
     s:dict # Checked settings
 ):
     "Draw the pictures of a finished run, and save its model"
-    from safetensors.torch import save
-    from fastmix.training import write_whole
     plot_pairs(learn, learn.path/'pairs.png')
-    weights = {k:v.detach().cpu().contiguous() for k,v in learn.model.state_dict().items()}
-    meta = dict(settings=json.dumps(run_settings(s), default=str), vocab=json.dumps([str(o) for o in learn.dls.vocab]))
-    write_whole(learn.path/'model.safetensors', save(weights, metadata=meta))
+    learn.save_weights('model', **run_settings(s))
     learn.export('model.pkl')
 
 # %% ../nbs/09_cli.ipynb #4af57df6
 def _watchers(s, path):
     cbs = []
     if s['tensorboard']:
-        from fastai.callback.tensorboard import TensorBoardCallback
-        class Board(TensorBoardCallback):
-            def after_batch(self): # fastai's trips over settings of PyTorch's optimizers that are `None`
-                if not self.training: return
-                for k,v in (('train_loss', self.smooth_loss),('lr', self.opt.hypers[-1]['lr'])): self.writer.add_scalar(k, v, self.train_iter)
-        cbs.append(Board(path/'tensorboard', trace_model=False, log_preds=False))
+        from fastmix.tensorboard import SlotsTensorBoardCallback
+        cbs.append(SlotsTensorBoardCallback(path/'tensorboard', trace_model=False, log_preds=False))
     if s['wandb'] and not int(os.environ.get('RANK', 0)):
         import wandb
         from fastai.callback.wandb import WandbCallback
@@ -177,7 +169,7 @@ def _watchers(s, path):
     return cbs
 
 def _fit(learn, s, log):
-    from fastmix.training import Checkpoint
+    from fastmix.resuming import Checkpoint
     cbs = [log, Checkpoint(learn.path, s['resume'], run_settings(s)), *_watchers(s, learn.path)]
     try:
         with learn.distrib_ctx(s['sync_bn']): learn.fit(s['epochs'], cbs=cbs)
@@ -223,7 +215,7 @@ def train(
     s = check_settings(locals())
     from fastai.vision.all import ProgressCallback, noop, rank_distrib, set_seed
     from fastmix.distributed import join_processes, leave_processes
-    from fastmix.training import RunLog, on_rank0
+    from fastmix.resuming import RunLog, on_rank0
     join_processes()
     set_seed(seed)
     learn,rank = make_learner(s, make_dls(s)),rank_distrib()

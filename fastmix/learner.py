@@ -10,13 +10,14 @@ __all__ = ['make_model', 'slot_groups', 'MultiSampleLearner', 'mixup_c_learner',
 import inspect, json, torchvision
 from fastai.vision.all import *
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from .checks import *
 from .core import *
 from .losses import *
 from .models import *
 from .metrics import *
 from .training import *
+from .resuming import *
 from .data import *
 from .callback import *
 
@@ -310,7 +311,7 @@ def save_weights(self:Learner,
     path = (self.path/fname).with_suffix('.safetensors')
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {k:v.detach().cpu().contiguous() for k,v in m.state_dict().items()}
-    save_file(weights, path, metadata={k:json.dumps(v, default=str) for k,v in meta.items()})
+    write_whole(path, save(weights, metadata={k:json.dumps(v, default=str) for k,v in meta.items()}))
     return path
 
 def _named_arch(name): # only what a library's own list of networks holds

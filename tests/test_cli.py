@@ -4,7 +4,7 @@ import pytest
 from fastai.vision.all import Image, Path, PILImage, load_learner, noop, pd, torch # not `*`: it has names that pytest takes for tests
 from fastmix import cli
 from fastmix.data import digit_image
-from fastmix.training import RunLog
+from fastmix.resuming import RunLog
 
 tiny = ['--epochs','2','--size','8','--bs','256']
 

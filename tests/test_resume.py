@@ -6,7 +6,7 @@ from fastai.basics import Callback, CategoryMap, Path, nn, set_seed, torch
 from fastai.callback.progress import ProgressCallback
 import numpy as np
 from fastmix.all import MixupC, Mixup, MultiSample, digits_dls, mixup_c_learner, mixup_learner
-from fastmix.training import Checkpoint, load_checkpoint, write_whole
+from fastmix.resuming import Checkpoint, load_checkpoint, write_whole
 
 here = Path(__file__).parent
 
