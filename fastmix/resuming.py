@@ -166,6 +166,7 @@ def load_checkpoint(
 class Checkpoint(Callback):
     "After every epoch write down all that the training needs to go on. For one `fit`, as its `cbs`"
     order,name = 100,'checkpoint' # after everything that has something to remember
+    watchers = 'progress','distributed_trainer','tensor_board','slots_tensor_board','wandb' # may come and go
     def __init__(self,
         folder, # Where the checkpoints of the run are; made if need be
         resume:bool=False, # Whether to go on from the last epoch there; if there is none, from the beginning
@@ -176,7 +177,7 @@ class Checkpoint(Callback):
 
     def about(self):
         "What the run was started with"
-        cbs = [type(cb).__name__ for cb in self.learn.cbs if cb.order<self.order and cb.name not in ('progress','distributed_trainer')]
+        cbs = [type(cb).__name__ for cb in self.learn.cbs if cb.order<self.order and cb.name not in self.watchers]
         own = dict(epochs=self.n_epoch, lr=[h['lr'] for h in self.opt.hypers], bs=self.dls.train.bs, callbacks=sorted(cbs),
                    processes=max(1, num_distrib()), parameters=sum(p.numel() for p in self.model.parameters()))
         return _plain({**own, **self.settings})

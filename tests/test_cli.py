@@ -1,5 +1,5 @@
 "The command line, called in this process: what it refuses, what it leaves, how it ends"
-import importlib.util, json, signal, subprocess, sys
+import json, signal, subprocess, sys
 import pytest
 from fastai.vision.all import Image, Path, PILImage, load_learner, noop, pd, torch # not `*`: it has names that pytest takes for tests
 from fastmix import cli
@@ -54,8 +54,9 @@ def test_bad_folders(capsys, tmp_path):
     assert "out='full': expected a new or an empty folder" in refused(capsys, '--out','full')
     assert "out='full': expected the folder of a run" in refused(capsys, '--out','full','--resume')
 
-@pytest.mark.skipif(importlib.util.find_spec('wandb') is not None, reason='wandb is installed')
-def test_missing_package(capsys): assert 'wandb=True: expected the package wandb to be installed' in refused(capsys, '--wandb','--out','out')
+def test_missing_package(capsys, monkeypatch):
+    monkeypatch.setattr(cli, 'find_spec', lambda _: None)
+    assert 'wandb=True: expected the package wandb to be installed' in refused(capsys, '--wandb','--out','out')
 
 def test_run_folder(capsys):
     assert status(*tiny)==0
@@ -124,6 +125,17 @@ def test_tensorboard(no_pictures):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     log = EventAccumulator('out/tensorboard').Reload()
     assert {'train_loss','valid_loss','top2'} <= set(log.Tags()['scalars'])
+
+def test_wandb(no_pictures, monkeypatch):
+    wandb = pytest.importorskip('wandb')
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    monkeypatch.setenv('WANDB_SILENT', 'true')
+    try:
+        assert status(*tiny, '--wandb', '--out', 'out')==0
+        assert {'train_loss','valid_loss','top2','epoch'} <= set(wandb.run.summary.keys()) and wandb.run.config['method']=='mixup_c'
+    finally: wandb.finish()
+    assert list(Path('out/wandb').glob('offline-run-*/*.wandb')) and load_learner('out/model.pkl').dls.vocab
+    assert status('--resume', '--out', 'out')==0 # without it
 
 def test_help():
     "`--help` explains every option, without loading anything heavy"
