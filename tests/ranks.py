@@ -15,8 +15,7 @@ def loaders(kind, bs, n_valid):
     return in_memory(dls) if kind=='memory' else dls
 
 def network(n): # without batch norm, which sees the processes' batches one by one
-    net = nn.Sequential(nn.Conv2d(n, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, n*10),
-                        *([nn.Unflatten(1, (n,10))] if n>1 else []))
+    net = nn.Sequential(nn.Conv2d(n, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, n*10), *([nn.Unflatten(1, (n,10))] if n>1 else []))
     return MultiSample(net, n, n, 1)
 
 def train(kind, bs, n_valid):
@@ -27,7 +26,7 @@ def train(kind, bs, n_valid):
     else: learn = mixup_learner(dls, arch=network(n), precision='fp32', metrics=[accuracy, F1Score(average='macro')])
     learn.remove_cb(ProgressCallback)
     with learn.no_logging(), learn.distrib_ctx():
-        learn.fit(2, lr=.3)
+        learn.fit(6, lr=.1)
         values,losses = learn.recorder.values,torch.stack(learn.recorder.losses) # validation empties the recorder
         valid,preds = learn.validate(),learn.get_preds()[0]
     return dict(weights=torch.cat([p.detach().flatten() for p in learn.model.parameters()]), preds=preds,

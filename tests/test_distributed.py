@@ -1,0 +1,100 @@
+"Two processes on this machine's CPU against one, and every way to start and to lose them"
+import json, os, re, signal, socket, subprocess, sys, time
+from pathlib import Path
+import pytest, torch
+from safetensors.torch import load_file
+
+here,exe = Path(__file__).parent,Path(sys.executable).parent
+env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore', 'PYTHONPATH': str(here.parent)}
+
+def start(*args, cwd=here): return subprocess.Popen(list(map(str, args)), env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def end(p, limit=240): # output, errors
+    out,err = p.communicate(timeout=limit)
+    return out,err
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('localhost', 0))
+        return s.getsockname()[1]
+
+def torchrun(*args, nproc=2): return [exe/'torchrun', f'--nproc_per_node={nproc}', f'--master_port={free_port()}', *args]
+
+@pytest.fixture(scope='module')
+def ran(tmp_path_factory):
+    "What one process with batches of 8 came to, and two with batches of 4"
+    a,b = tmp_path_factory.mktemp('one'),tmp_path_factory.mktemp('two')
+    ps = start(sys.executable, here/'ranks.py', a, 8),start(*torchrun(here/'ranks.py', b, 4))
+    said = [end(p) for p in ps]
+    for p,(_,err) in zip(ps, said): assert p.returncode==0, err
+    load = lambda f: torch.load(f, weights_only=False)
+    return load(a/'rank0.pt'),[load(b/f'rank{i}.pt') for i in (0,1)],said[1][0]
+
+kinds = [f'{k} {n}' for k in ('pairs','memory','ordinary') for n in (23,17)]
+
+@pytest.mark.parametrize('kind', kinds)
+def test_two_processes_train_as_one(ran, kind):
+    "Without batch norm: the same losses and weights, metrics over the whole set, and predictions in its order"
+    one,ranks,_ = ran
+    a,bs = one[kind],[r[kind] for r in ranks]
+    assert max(a['valid'][1:])>.1 # it learned something to compare
+    for b in bs:
+        assert torch.equal(b['weights'], bs[0]['weights']) and b['values']==bs[0]['values']
+        for k in ('weights','losses','preds'): torch.testing.assert_close(b[k], a[k], rtol=1e-4, atol=1e-5)
+        for v,w in zip([*b['values'],b['valid']], [*a['values'],a['valid']]): assert v==pytest.approx(w, rel=1e-4)
+
+def test_each_process_draws_its_own(ran):
+    a,b = (r['draws'] for r in ran[1])
+    assert not torch.equal(a['lam'], b['lam']) and not torch.equal(a['crop'], b['crop'])
+
+def test_weights_that_differ_are_noticed(ran):
+    for r in ran[1]: assert 'the weights of the processes differ after epoch 0' in r['spoiled']
+
+def test_said_once(ran):
+    "The first process alone speaks, and says both batch sizes"
+    out = ran[2].splitlines()
+    assert out.count('2 processes with 4 samples each, 8 in every step; batch norm of each on its own')==len(kinds)+2
+    assert len(out)==2*(len(kinds)+2)
+
+train = '--epochs 2 --bs 64 --size 8 --arch resnet20 --seed 1 --data digits'.split()
+
+def test_launchers(tmp_path):
+    "torchrun, Accelerate (its word for several processes is multi_gpu, with GPUs or without), and two machines that meet over the network"
+    port = free_port()
+    node = [exe/'torchrun', '--nnodes=2', '--nproc_per_node=1', '--rdzv_backend=c10d', '--rdzv_id=1', f'--rdzv_endpoint=localhost:{port}']
+    fastmix = ['-m','fastmix',*train,'--out']
+    ps = [start(*torchrun(*fastmix, tmp_path/'a')),
+          start(exe/'accelerate', 'launch', '--multi_gpu', '--num_processes=2', f'--main_process_port={free_port()}', *fastmix, tmp_path/'b'),
+          *[start(*node, *fastmix, tmp_path/'c') for _ in range(2)]]
+    said = [end(p) for p in ps]
+    for p,(out,err) in zip(ps, said): assert p.returncode==0, out+err
+    weights = [load_file(tmp_path/o/'model.safetensors') for o in 'abc']
+    for w in weights[1:]: assert all(torch.equal(v, weights[0][k]) for k,v in w.items())
+    for o in 'abc':
+        d = json.loads((tmp_path/o/'run.json').read_text())
+        assert (d['state'],d['epochs_done'],d['settings']['processes'])==('finished', 2, 2)
+        assert (tmp_path/o/'metrics.csv').read_text()==(tmp_path/'a'/'metrics.csv').read_text()
+    nodes = said[2][0]+said[3][0] # which of the two is first, they settle themselves
+    for out in (said[0][0], said[1][0], nodes): assert len(re.findall('^run folder', out, re.M))==1 and len(re.findall(r'^ +[01] ', out, re.M))==2
+
+def children(pid): # processes that a process started
+    return [int(o) for o in Path(f'/proc/{pid}/task/{pid}/children').read_text().split()]
+
+@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='needs /proc')
+def test_a_process_that_dies_ends_the_run(tmp_path):
+    args = [*train, '--epochs', 500]
+    p = start(*torchrun('-m', 'fastmix', *args, '--out', tmp_path/'a'))
+    try:
+        stop = time.time()+180
+        while not list((tmp_path/'a').glob('checkpoint-*.pt')) and time.time()<stop: time.sleep(.1)
+        second = next(c for c in children(p.pid) if b'RANK=1' in Path(f'/proc/{c}/environ').read_bytes().split(b'\0'))
+        os.kill(second, signal.SIGKILL)
+        t = time.time()
+        out,err = end(p, 120) # no hang
+    finally: p.kill()
+    assert p.returncode!=0 and 'Signal 9' in err, err
+    assert json.loads((tmp_path/'a'/'run.json').read_text())['epochs_done']>0 and list((tmp_path/'a').glob('checkpoint-*.pt'))
+
+def test_sync_bn_needs_gpus(tmp_path):
+    p = start(*torchrun('-m', 'fastmix', *train, '--sync-bn', '--out', tmp_path/'a'))
+    out,err = end(p)
+    assert p.returncode!=0 and 'sync_bn=True: expected GPUs' in err
