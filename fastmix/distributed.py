@@ -44,6 +44,10 @@ class RankDL(DistributedDL):
         torch.distributed.broadcast(t, rank)
         return t.tolist()
 
+    def before_iter(self):
+        self.dl.rng.setstate(broadcast_object_list([self.dl.rng.getstate()])[0]) # all draw the same pairs
+        super().before_iter()
+
     def get_idxs(self):
         idxs = self._broadcast(list(self.dl.get_idxs()), 0)
         self.n,self.at = len(idxs),0

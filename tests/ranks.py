@@ -46,6 +46,14 @@ def draws(bs):
     with learn.no_logging(), learn.distrib_ctx(): learn.fit(1)
     return dict(lam=learn.draws.lam, crop=learn.draws.crop)
 
+def pairs(bs):
+    "Who is whose partner, where every process starts with another seed"
+    set_seed(rank_distrib())
+    learn = mixup_c_learner(loaders('pairs', bs, 17), arch=network(2))
+    learn.remove_cb(ProgressCallback)
+    with learn.no_logging(), learn.distrib_ctx(): learn.fit(1)
+    return learn.dls.train.table
+
 class Differ(Callback):
     "Spoil the weights of one process"
     def after_train(self):
@@ -60,7 +68,7 @@ def spoiled(bs):
 
 def everything(bs):
     res = {f'{kind} {n}': train(kind, bs, n) for kind in ('pairs','memory','ordinary') for n in (23,17)}
-    if num_distrib(): res.update(draws=draws(bs), spoiled=spoiled(bs))
+    if num_distrib(): res.update(draws=draws(bs), pairs=pairs(bs), spoiled=spoiled(bs))
     return res
 
 if __name__=='__main__':

@@ -46,14 +46,18 @@ def test_each_process_draws_its_own(ran):
     a,b = (r['draws'] for r in ran[1])
     assert not torch.equal(a['lam'], b['lam']) and not torch.equal(a['crop'], b['crop'])
 
+def test_all_draw_the_same_pairs(ran): # of which each takes its share
+    a,b = (r['pairs'] for r in ran[1])
+    assert torch.equal(a, b) and a.shape==(2,45)
+
 def test_weights_that_differ_are_noticed(ran):
     for r in ran[1]: assert 'the weights of the processes differ after epoch 0' in r['spoiled']
 
 def test_said_once(ran):
     "The first process alone speaks, and says both batch sizes"
     out = ran[2].splitlines()
-    assert out.count('2 processes with 4 samples each, 8 in every step; batch norm of each on its own')==len(kinds)+2
-    assert len(out)==2*(len(kinds)+2)
+    assert out.count('2 processes with 4 samples each, 8 in every step; batch norm of each on its own')==len(kinds)+3
+    assert len(out)==2*(len(kinds)+3)
 
 train = '--epochs 2 --bs 64 --size 8 --arch resnet20 --seed 1 --data digits'.split()
 
