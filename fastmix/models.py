@@ -144,6 +144,9 @@ def multi_sample_model(
     n_samples,n_heads = _check_slots(n_samples, n_heads)
     check_int('n_classes', n_classes, 1)
     model = deepcopy(model)
+    if getattr(model, 'aux_logits', False): # GoogLeNet's and Inception's auxiliary heads know of one image alone
+        model.aux_logits = False
+        for k in ('aux1','aux2','AuxLogits'): setattr(model, k, None)
     (_,conv),(nm,lin) = _ends(model)
     w,n_in = conv.weight,check_int('n_in', ifnone(n_in, conv.in_channels), 1)
     if n_in!=conv.in_channels: w = w.sum(1, keepdim=True).expand(-1,n_in,-1,-1)/n_in # gray images look as they did

@@ -166,3 +166,8 @@ def test_to_single(n, n_heads):
 
 def test_to_single_refuses_other_networks():
     with pytest.raises(ValueError, match='model is a ResNet: expected a MultiSample network'): to_single(tv.resnet18())
+
+@pytest.mark.parametrize('f,size', [(tv.googlenet,32), (tv.inception_v3,80)])
+def test_auxiliary_heads_are_left_out(f, size):
+    m,x = multi_sample_model(f(init_weights=False), 2, 4),torch.randn(2,3,size,size)
+    assert m.train()(x, x).shape==m.eval()(x, x).shape==(2,2,4) and not [k for k in m.state_dict() if 'aux' in k.lower()]
