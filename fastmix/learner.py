@@ -176,8 +176,9 @@ def mixup_c_learner(
     loss = HeadsLoss(ifnone(loss_func, getattr(dls.train_ds, 'loss_func', None)), n)
     if metrics is None: metrics = [HeadAccuracy(i) for i in range(n)] + [Top2(), Top2All()]
     what = f"mixup-C, {n} slots, {'one softmax' if n_heads==1 else f'{n} heads'}"
-    return _learner(MultiSampleLearner, dls, what, precision, compile, lr, opt_func, L(cbs) if mine else [MixupC(n), *L(cbs)], arch, n, n_heads,
-                    pretrained, loss_func=loss, metrics=metrics, **kwargs)
+    if not mine: cbs = [MixupC(n, lam_x=.5, lam_l='x', mix_valid=True) if n_heads==1 else MixupC(n), *L(cbs)] # sections 4.1 and 4.2
+    return _learner(MultiSampleLearner, dls, what, precision, compile, lr, opt_func, cbs, arch, n, n_heads, pretrained,
+                    loss_func=loss, metrics=metrics, **kwargs)
 
 @delegates(Learner.__init__)
 def mixup_learner(
