@@ -8,7 +8,7 @@ from fastmix.callback import MixBase
 from fastmix.data import InMemoryDL
 from fastmix.metrics import MixMetric, predicted
 from fastmix.models import cifar_resnet
-from .results import here
+from .results import here, source
 
 n_held_out = dict(digits=200, cifar10=5000)
 
@@ -149,6 +149,7 @@ def train(
     "Train, evaluate, fine-tune, evaluate"
     start,n,figures = time.time(),s.get('n_samples') or 1,{}
     add = lambda prefix,d: figures.update({prefix+k: plain(v) for k,v in d.items()})
+    for k in (1,n): images(s['data'], k) # before the seed is set: building them draws random numbers, but only the first time
     set_seed(s['seed'], reproducible=True)
     learn = learner(s, loaders(s, n, s.get('n_curve')))
     curves = dict(train=fit(learn, learn.fit, s['epochs'], checkpoints(folder/'train', s)))
@@ -162,8 +163,8 @@ def train(
     seconds = dict(train=trained-start)
     if s.get('ft_epochs'):
         tuned = to_single(learn, s, scale)
-        tuned.dls = loaders(s, 1, s.get('n_curve'))
         set_seed(s['seed']+1000, reproducible=True)
+        tuned.dls = loaders(s, 1, s.get('n_curve'))
         t = time.time()
         curves['tune'] = fit(tuned, partial(tuned.fine_tune_single, lr=s['ft_lr']), s['ft_epochs'], checkpoints(folder/'tune', s))
         seconds['tune'] = time.time()-t
@@ -195,7 +196,7 @@ def speed(
 
 def about()->dict: # Code, libraries and machine
     "What a result depends on besides its settings"
-    git = lambda *a: subprocess.run(['git', *a], cwd=here, capture_output=True, text=True).stdout.strip()
+    git = lambda *a: subprocess.run(['git', *a], cwd=here, capture_output=True, text=True).stdout.strip() if source else ''
     changed = git('status', '--porcelain', '--', '../fastmix', *map(str, here.glob('*.py')))
     cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if cuda else _cpu_name()
