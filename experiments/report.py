@@ -132,6 +132,15 @@ def text(
         for sc,d in done.items(): out += [f'Scale `{sc}`:', md(table(c, sc, d))]
     return '\n\n'.join(o for o in out if o)+'\n'
 
+def show(
+    claim:str, # One of `runs.claims`
+    done:dict # From `load`
+):
+    "Verdicts and figures of a claim, for a notebook"
+    from IPython.display import Markdown
+    parts = [md(judged(claim, done))] + [f'Scale `{sc}`:\n\n{md(table(claim, sc, d))}' for sc,d in done.items()]
+    return Markdown('\n\n'.join([*parts, f'Control: {controls[claim]}.']))
+
 def write(
     folder # Of the JSON lines
 ):
