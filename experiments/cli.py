@@ -13,7 +13,8 @@ def do(
     "Do one run and write it down"
     from . import train
     work = folder/'unfinished'/key
-    res = train.speed(s) if s.get('kind')=='speed' else train.train(s, work)
+    try: res = train.speed(s) if s.get('kind')=='speed' else train.train(s, work)
+    except FloatingPointError as e: res = dict(figures={}, curves={}, seconds={}, failed=str(e)) # it diverged, which is a result too
     when = datetime.now(timezone.utc).isoformat(timespec='seconds')
     results.append(folder/f'{scale}.jsonl', dict(key=key, scale=scale, settings=s, seed=s.get('seed'), **res, **train.about(), finished=when))
     for o in work.iterdir():

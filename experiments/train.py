@@ -2,7 +2,7 @@
 import platform, subprocess, time
 from functools import lru_cache, partial
 from fastai.vision.all import *
-import fastmix, fastmix.training
+import fastmix, fastmix.all
 from fastmix.all import *
 from fastmix.callback import MixBase
 from fastmix.data import InMemoryDL
@@ -97,7 +97,7 @@ def learner(s, dls):
 
 def checkpoints(folder, s):
     "Go on where an interrupted run stopped"
-    return [fastmix.training.Checkpoint(folder, resume=True, settings=s)] if hasattr(fastmix.training, 'Checkpoint') else []
+    return [fastmix.all.Checkpoint(folder, resume=True, settings=s)] if hasattr(fastmix.all, 'Checkpoint') else []
 
 def fit(learn, f, n, cbs):
     "Curves of `f(n)`, a fit of `n` epochs: metrics on the training batches as they were seen, and on evaluation images"

@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from experiments import cli, report, results, runs, train, verdicts
 from experiments.verdicts import FAILS, HOLDS, NONE, OPEN
-from fastai.basics import tensor
+import fastmix.all
+from fastai.basics import Callback, tensor
 
 fork = multiprocessing.get_context('fork')
 
@@ -44,6 +45,22 @@ def test_same_seed_same_figures(smoke, tmp_path):
     new = train.train(s, tmp_path/'a')
     assert new['figures']==old['figures'] and new['curves']==old['curves']
     assert train.train({**s, 'seed':1}, tmp_path/'b')['curves']!=old['curves']
+
+class Bomb(Callback):
+    def __init__(self, epoch): self.at = epoch
+    def before_epoch(self):
+        if self.epoch==self.at: raise KeyboardInterrupt
+
+@pytest.mark.skipif(not hasattr(fastmix.all, 'Checkpoint'), reason='this version of fastmix cannot resume')
+@pytest.mark.parametrize('phase,epoch', [('train',1), ('tune',0)])
+def test_an_interrupted_run_goes_on(smoke, tmp_path, monkeypatch, phase, epoch):
+    s,real = runs.heads('smoke', 0),train.checkpoints
+    with monkeypatch.context() as m:
+        m.setattr(train, 'checkpoints', lambda folder,s: real(folder, s) + [Bomb(epoch)]*(folder.name==phase))
+        with pytest.raises(KeyboardInterrupt): train.train(s, tmp_path)
+    assert len(list((tmp_path/'train').glob('*.pt')))==(1 if phase=='train' else 2)
+    new,old = train.train(s, tmp_path),results.read(smoke/'smoke.jsonl')[runs.key(s)]
+    assert new['figures']==old['figures'] and new['curves']==old['curves']
 
 def fake(s, key, scale, folder):
     time.sleep(.02)
@@ -188,6 +205,13 @@ def test_bad_arguments(argv, capsys):
     with pytest.raises(SystemExit) as e: cli.main(argv)
     err = capsys.readouterr().err
     assert e.value.code==2 and err.count('\n')==1 and err.startswith('fastmix-paper: error: ')
+
+def test_a_diverged_run_is_written_down(tmp_path, monkeypatch):
+    def diverge(*a): raise FloatingPointError('the loss is not finite')
+    monkeypatch.setattr(train, 'train', diverge)
+    cli.main(['fig4', '--results', str(tmp_path)])
+    d, = results.read(tmp_path/'smoke.jsonl').values()
+    assert d['failed']=='the loss is not finite' and d['figures']=={}
 
 def test_interrupt(tmp_path, monkeypatch, capsys):
     def stop(*a): raise KeyboardInterrupt
