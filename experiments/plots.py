@@ -48,7 +48,7 @@ def over_epochs(
     axs = _axes(len(panels), done, claim, scale)
     if axs is None: return
     for ax,p in zip(axs, panels):
-        curves = [done[runs.key(s)]['curves']['train'] for tag,s in todo if tag[by]==p and runs.key(s) in done]
+        curves = [done[runs.key(s)]['curves'].get('train', {}) for tag,s in todo if tag[by]==p and runs.key(s) in done]
         for k,(col,label) in enumerate(cols.items()):
             ys = [c[col] for c in curves if col in c]
             for i,y in enumerate(ys if each else []): ax.plot(range(1, len(y)+1), y, color=f'C{k}', lw=1, label=label if i==0 else None)
