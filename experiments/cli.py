@@ -14,9 +14,10 @@ def do(
     from . import train
     work = folder/'unfinished'/key
     try: res = train.speed(s) if s.get('kind')=='speed' else train.train(s, work)
-    except FloatingPointError as e: res = dict(figures={}, curves={}, seconds={}, failed=str(e)) # it diverged, which is a result too
-    when = datetime.now(timezone.utc).isoformat(timespec='seconds')
-    results.append(folder/f'{scale}.jsonl', dict(key=key, scale=scale, settings=s, seed=s.get('seed'), **res, **train.about(), finished=when))
+    except FloatingPointError as e: # it diverged, which is a result too
+        res = dict(figures={}, curves={}, seconds={}, failed=str(e))
+    d = dict(key=key, scale=scale, settings=s, seed=s.get('seed'), **res, **train.about())
+    results.append(folder/f'{scale}.jsonl', {**d, 'finished': datetime.now(timezone.utc).isoformat(timespec='seconds')})
     for o in work.iterdir():
         if o.is_dir(): shutil.rmtree(o)
 
@@ -37,7 +38,7 @@ def work(
             if not mine: busy.add(free)
             elif free not in results.read(file):
                 start,s = time.time(),all_runs[free]
-                print(f'{len(all_runs)-len(todo)} of {len(all_runs)} runs done; now {free}:', {k:v for k,v in s.items() if v is not None}, flush=True)
+                print(f'{len(all_runs)-len(todo)} of {len(all_runs)} runs done; now {free}:', s, flush=True)
                 do(s, free, scale, folder)
                 print(f'{free}: {time.time()-start:.0f} s', flush=True)
     if not todo: print(f'{len(all_runs)} of {len(all_runs)} runs done: {file}', flush=True)
@@ -46,7 +47,7 @@ def work(
 
 def several(n, args):
     "The same command in `n` processes at once"
-    env = {**os.environ, 'OMP_NUM_THREADS': str(max(1, os.cpu_count()//n)), 'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)}
+    env = {**os.environ, 'OMP_NUM_THREADS': str(max(1, os.cpu_count()//n)), 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
     cmd = [sys.executable, '-m', __package__, args.claim, '--scale', args.scale, '--results', str(args.results)]
     ps = [subprocess.Popen(cmd, env=env) for _ in range(n)]
     return max(p.wait() for p in ps)
@@ -56,10 +57,13 @@ def main(
 ):
     "Status 0, 2 for a bad argument, 130 after Ctrl-C"
     warnings.filterwarnings('ignore', category=FutureWarning, module='torch') # of torch about itself
-    p = argparse.ArgumentParser('fastmix-paper', description='The runs behind a figure or table of the paper; what is there already is not run again.')
+    p = argparse.ArgumentParser('fastmix-paper', description='The runs behind a figure or table of the paper; what is there '
+                                'already is not run again.')
     p.error = lambda msg: p.exit(2, f'fastmix-paper: error: {msg}\n')
-    p.add_argument('claim', choices=[*runs.claims, 'all', 'report'], metavar='CLAIM', help=f"one of {', '.join(runs.claims)}; 'all'; or 'report': write CLAIMS.md anew")
-    p.add_argument('--scale', choices=list(runs.scales), default='smoke', help='smoke: digits, seconds; cpu: CIFAR-10, hours; paper: the full training, for a GPU')
+    p.add_argument('claim', choices=[*runs.claims, 'all', 'report'], metavar='CLAIM',
+                   help=f"one of {', '.join(runs.claims)}; 'all'; or 'report': write CLAIMS.md anew")
+    p.add_argument('--scale', choices=list(runs.scales), default='smoke',
+                   help='smoke: digits, seconds; cpu: CIFAR-10, hours; paper: the full training, for a GPU')
     p.add_argument('--jobs', type=int, default=1, help='processes at once, for a GPU that one run does not fill')
     p.add_argument('--results', type=Path, default=results.default_folder, help='folder of the JSON lines')
     args = p.parse_args(argv)

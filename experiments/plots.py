@@ -24,10 +24,11 @@ def over_r(
     axs = _axes(4, done, 'fig1', scale, 3)
     if axs is None: return
     df = frame('fig1', scale, done)
+    cols = dict(train_top2='train Top2', top2='test Top2', train_top2_all='train Top2All', top2_all='test Top2All')
     for ax,nm in zip(axs, runs.rules):
-        for col,label in (('train_top2','train Top2'), ('top2','test Top2'), ('train_top2_all','train Top2All'), ('top2_all','test Top2All')):
-            d = df[(df.net==nm)&df.run].groupby('r')[col]
-            ax.errorbar(d.mean().index, d.mean(), d.std().fillna(0), label=label, marker='.', ls='--' if 'all' in col else '-', capsize=2)
+        for col,label in cols.items():
+            d,ls = df[(df.net==nm)&df.run].groupby('r')[col],'--' if 'all' in col else '-'
+            ax.errorbar(d.mean().index, d.mean(), d.std().fillna(0), label=label, marker='.', ls=ls, capsize=2)
         ceiling = .5 if nm=='mixup-L' else 1-.5/n_classes # with λ_x=½ the order is chance; else `fastmix.core.top2_ceiling`
         ax.axhline(ceiling, color='gray', lw=1, ls=':', label=f'ceiling of Top2, {ceiling:g}')
         ax.set(title=nm, xlabel='R', ylim=(0,1.03))
@@ -51,7 +52,8 @@ def over_epochs(
         curves = [done[runs.key(s)]['curves'].get('train', {}) for tag,s in todo if tag[by]==p and runs.key(s) in done]
         for k,(col,label) in enumerate(cols.items()):
             ys = [c[col] for c in curves if col in c]
-            for i,y in enumerate(ys if each else []): ax.plot(range(1, len(y)+1), y, color=f'C{k}', lw=1, label=label if i==0 else None)
+            for i,y in enumerate(ys if each else []):
+                ax.plot(range(1, len(y)+1), y, color=f'C{k}', lw=1, label=None if i else label)
             if ys and not each: _band(ax, range(1, len(ys[0])+1), ys, label)
         ax.axhline(1/n_classes, color='gray', lw=1, ls=':', label='chance')
         ax.set(title=p, xlabel='epoch', ylim=(0,1.03))

@@ -5,28 +5,38 @@ import numpy as np, pandas as pd
 from . import results, runs, verdicts
 from .verdicts import NONE, frame
 
-titles = dict(table1='Table 1: fine-tuning on single images', fig4='Figure 4: two heads', fig5='Figure 5: λ on images or on labels only',
-              fig5_batch='Figure 5 with one λ per batch', fig2='Figure 2: additive against concatenated', fig6='Figure 6: random labels on one slot',
-              fig1='Figure 1: accuracy under mixing, over R', gradient='Rules of the same expected gradient', slots='What one trunk can carry',
-              speed='Images per second', calibration='Calibration', recipe='The best recipe for single images')
-controls = dict(table1='ERM, and ERM with the same extra epochs', fig4='confusion: what the errors over C-1 classes give by themselves',
-                fig5='figure 4: the same network without λ', fig5_batch='figure 4: the same network without λ',
-                fig2='the same λ in both; a mixture of one class twice is never counted, so the best possible is 1-1/C = 90%',
-                fig6='the same network with both labels true, which is that of figure 4',
-                fig1='Top2All, which does not ask for the order; the ceilings, .95 where λ_x tells the order and .5 where it is ½', gradient='one another',
-                slots='N = 1, which is ERM', speed='N = 1', calibration='ERM before and after', recipe='ERM with the same weight decay and epochs')
-# Rows of each table, and its columns: name, figure, and in which unit
-per_head = lambda *ks: [(f'{w}, head {i}', f'{k}head_{i}') for k,w in ks for i in (0,1)]
+titles = dict(
+    table1='Table 1: fine-tuning on single images', fig4='Figure 4: two heads', fig5='Figure 5: λ on images or on labels only',
+    fig5_batch='Figure 5 with one λ per batch', fig2='Figure 2: additive against concatenated',
+    fig6='Figure 6: random labels on one slot', fig1='Figure 1: accuracy under mixing, over R',
+    gradient='Rules of the same expected gradient', slots='What one trunk can carry', speed='Images per second',
+    calibration='Calibration', recipe='The best recipe for single images')
+controls = dict(
+    table1='ERM, and ERM with the same extra epochs', fig4='confusion: what the errors over C-1 classes give by themselves',
+    fig5='figure 4: the same network without λ', fig5_batch='figure 4: the same network without λ',
+    fig2='the same λ in both; a mixture of one class twice is never counted, so the best possible is 1-1/C = 90%',
+    fig6='the same network with both labels true, which is that of figure 4',
+    fig1='Top2All, which does not ask for the order; the ceilings, .95 where λ_x tells the order and .5 where it is ½',
+    gradient='one another', slots='N = 1, which is ERM', speed='N = 1', calibration='ERM before and after',
+    recipe='ERM with the same weight decay and epochs')
+
+# Rows of each table; its columns, each with a figure of the runs
+seen = (('train','train_'), ('test',''))
+both_heads = [(f'{w}, head {i}', f'{k}head_{i}') for w,k in seen for i in (0,1)]
+def twice(**cols): return [(f'{w}, {nm}', k+c) for w,k in seen for nm,c in cols.items()]
 tables = dict(
-    table1=(['net'], [('original','single_acc'), ('fine-tuned','tuned_acc'), ('gain','gain'), ('on pairs, head 0','head_0'), ('on pairs, head 1','head_1'), ('top-1, mixed','top1')]),
-    fig4=(['net'], per_head(('train_','train'), ('','test')) + [(f'head {i} names slot {1-i}', f'confused_{i}') for i in (0,1)] + [(f'by chance, head {i}', f'chance_{i}') for i in (0,1)]),
-    fig5=(['what','seed'], per_head(('train_','train'), ('','test')) + [('winner','winner')]),
-    fig2=(['net'], [(f'{w}, {nm}', k+c) for k,w in (('train_','train'), ('','test')) for nm,c in (('top-1','top1'), ('Top2','top2'), ('both, any order','both'))]),
-    fig6=(['net'], per_head(('train_','train'), ('','test'))),
-    fig1=(['net','r'], [(f'{w} {nm}', k+c) for k,w in (('train_','train'), ('','test')) for nm,c in (('Top2','top2'), ('Top2All','top2_all'))]),
+    table1=(['net'], [('original','single_acc'), ('fine-tuned','tuned_acc'), ('gain','gain'), ('on pairs, head 0','head_0'),
+                      ('on pairs, head 1','head_1'), ('top-1, mixed','top1')]),
+    fig4=(['net'], both_heads + [(f'head {i} names slot {1-i}', f'confused_{i}') for i in (0,1)]
+                              + [(f'by chance, head {i}', f'chance_{i}') for i in (0,1)]),
+    fig5=(['what','seed'], both_heads + [('winner','winner')]),
+    fig2=(['net'], twice(**{'top-1':'top1', 'Top2':'top2', 'both, any order':'both'})),
+    fig6=(['net'], both_heads),
+    fig1=(['net','r'], twice(Top2='top2', Top2All='top2_all')),
     gradient=(['net'], [('original','single_acc'), ('fine-tuned','tuned_acc'), ('test Top2All','top2_all')]),
     slots=(['n'], [('accuracy per slot','slot_acc'), ('same image in every slot','single_acc')]),
-    calibration=(['net'], [(f'{nm} {w}', f'{k}_{c}') for k,w in (('single','before'), ('tuned','after')) for nm,c in (('accuracy','acc'), ('ECE','ece'), ('Brier','brier'))]),
+    calibration=(['net'], [(f'{nm} {w}', f'{k}_{c}') for w,k in (('before','single'), ('after','tuned'))
+                           for nm,c in (('accuracy','acc'), ('ECE','ece'), ('Brier','brier'))]),
     recipe=(['net','evaluate'], [('single-image accuracy','final')]))
 tables['fig5_batch'] = tables['fig5']
 
@@ -34,11 +44,11 @@ def derived(df):
     "`df` with the figures that follow from others"
     df,has = df.copy(),lambda *cs: all(c in df for c in cs)
     if has('tuned_acc'): df['gain'] = df.tuned_acc-df.single_acc
-    if has('single_acc'): df['final'] = df['tuned_acc'].combine_first(df.single_acc) if has('tuned_acc') else df.single_acc
+    if has('single_acc'): df['final'] = df.get('tuned_acc', df.single_acc).combine_first(df.single_acc)
     for i in (0,1):
         if has(f'wrong_{i}'): df[f'chance_{i}'] = df[f'wrong_{i}']/(verdicts.n_classes-1)
     hs = [c for c in df if c.startswith('head_')]
-    if has('n'): df['slot_acc'] = df[hs].mean(axis=1).combine_first(df.single_acc.where(df.n==1)) if hs else df.get('single_acc', np.nan)
+    if has('n','single_acc'): df['slot_acc'] = df[hs].mean(axis=1).combine_first(df.single_acc.where(df.n==1))
     if has('what','head_0','head_1'):
         w = {(o,seed):h for o in df.what.unique() for seed,h in verdicts.winners(df, o).items()}
         df['winner'] = [w.get((o,seed)) for o,seed in zip(df.what, df.seed)]
@@ -73,7 +83,8 @@ def speed_table(scale, done):
     line = done.get(runs.key(s))
     if line is None: return pd.DataFrame([dict(runs=NONE)])
     f = line['figures']
-    return pd.DataFrame([dict(n=n, **{'images/s':f"{f[f'images_per_s_{n}']:.0f}", 'times N=1':f"{f[f'ratio_{n}']:.2f}", 'device':line['device']}) for n in s['ns']])
+    return pd.DataFrame([{'n':n, 'images/s':f"{f[f'images_per_s_{n}']:.0f}", 'times N=1':f"{f[f'ratio_{n}']:.2f}",
+                          'device':line['device']} for n in s['ns']])
 
 def measured(x):
     "The numbers of a verdict in words, in points"
@@ -108,7 +119,8 @@ def where(done):
     if not done: return NONE
     one = lambda f: ', '.join(sorted({f(d) for d in done.values()}))
     commits = one(lambda d: (d['code']['commit'] or 'no commit')[:7] + (' (changed)' if d['code']['dirty'] else ''))
-    return f"{len(done)} runs on {one(lambda d: d['device'])}; code {commits}; {one(lambda d: 'PyTorch '+d['libraries']['torch']+', fastai '+d['libraries']['fastai'])}"
+    libs = one(lambda d: f"PyTorch {d['libraries']['torch']}, fastai {d['libraries']['fastai']}")
+    return f"{len(done)} runs on {one(lambda d: d['device'])}; code {commits}; {libs}"
 
 def load(
     folder=results.default_folder # Of the JSON lines
@@ -116,17 +128,20 @@ def load(
     "What was run so far"
     return {sc: results.read(Path(folder)/f'{sc}.jsonl') for sc in ('cpu','paper')}
 
+about = """Accuracies are of the last epoch, in percent, mean ± standard deviation over seeds. CIFAR-10 is a JPEG-coded copy in
+fastai's layout, so expect them a little under those of the original pixels. Training accuracies are those of the batches as
+they were trained on. No setting was chosen by test images."""
+
 def text(
     folder # Of the JSON lines
 )->str: # Markdown
     "All claims at the two scales that can decide about them"
     done = load(folder)
-    out = ['# Claims', '*Written by `fastmix-paper report` from `results/*.jsonl`; not to be edited.*', verdicts.__doc__,
-           'Accuracies are of the last epoch, in percent, mean ± standard deviation over seeds. CIFAR-10 is the JPEG-coded copy of fastai\'s layout, so expect '
-           'them a little under those of the original pixels. Training accuracies are those of the batches as they were trained on. No setting was chosen by test images.']
+    out = ['# Claims', '*Written by `fastmix-paper report` from `results/*.jsonl`; not to be edited.*', verdicts.__doc__, about]
     for sc,d in done.items():
         s = ', '.join(f'{k} {v}' for k,v in runs.scales[sc].items())
-        out.append(f'**Scale `{sc}`**: {s}; {runs.n_seeds[sc]} seeds, {runs.n_seeds5[sc]} for figure 5. {where(d)}. `fastmix-paper all --scale {sc}`')
+        out.append(f'**Scale `{sc}`**: {s}; {runs.n_seeds[sc]} seeds, {runs.n_seeds5[sc]} for figure 5. {where(d)}. '
+                   f'`fastmix-paper all --scale {sc}`')
     for c in runs.claims:
         out += [f'## {titles[c]}', f'`fastmix-paper {c} --scale …`. Control: {controls[c]}.', md(judged(c, done))]
         for sc,d in done.items(): out += [f'Scale `{sc}`:', md(table(c, sc, d))]

@@ -3,7 +3,7 @@ import fcntl, json, os
 from pathlib import Path
 
 here = Path(__file__).resolve().parent
-source = here.name=='experiments' and (here.parent/'settings.ini').exists() # a checkout; an installed copy keeps no results in itself
+source = here.name=='experiments' and (here.parent/'settings.ini').exists() # a checkout; in an installed copy are no results
 default_folder = here/'results' if source else Path('fastmix-paper')
 
 def read(

@@ -1,12 +1,15 @@
 "Which runs each claim needs, as plain settings; the same run may serve several claims"
 import hashlib, json
+from functools import partial
 
-# What all runs of a scale share. `n_curve`: evaluation images after every epoch (None: all); the last figures are always of all.
+# What all runs of a scale share. `n_curve`: number of images that are evaluated after each epoch (None: all); in the end it
+# is always all of them
 scales = dict(
     smoke=dict(data='digits', depth=8, n_train=256, epochs=2, bs=64, lr=.1, ft_epochs=1, ft_lr=.01, precision='fp32'),
     # 15 epochs of 10,000 images are 2,340 steps at batch size 64; chosen for that, not tuned. In bfloat16, since a ResNet-20
     # trains 1.6 times as fast in it on the CPU that this scale was planned for
-    cpu=dict(data='cifar10', depth=20, n_train=10_000, n_curve=2000, epochs=15, bs=64, lr=.1, ft_epochs=3, ft_lr=.01, precision='bf16'),
+    cpu=dict(data='cifar10', depth=20, n_train=10_000, n_curve=2000, epochs=15, bs=64, lr=.1, ft_epochs=3, ft_lr=.01,
+             precision='bf16'),
     paper=dict(data='cifar10', depth=56, epochs=100, bs=256, lr=.1, ft_epochs=20, ft_lr=.01, precision='auto'))
 n_seeds = dict(smoke=1, cpu=3, paper=3)
 n_seeds5 = dict(smoke=2, cpu=5, paper=5) # of figure 5
@@ -17,9 +20,17 @@ def key(
     s:dict # Settings of a run
 )->str: # 12 hexadecimal digits; settings that are `None` do not count
     "What a run is known by"
-    return hashlib.sha256(json.dumps({k:v for k,v in s.items() if v is not None}, sort_keys=True).encode()).hexdigest()[:12]
+    text = json.dumps({k:v for k,v in s.items() if v is not None}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-def run(scale, seed, method, tune=True, **kw):
+def run(
+    scale:str, # One of `scales`
+    seed:int,
+    method:str, # 'erm', 'mixup', 'mixup_x', 'mixup_l', 'mixup_xl' or 'mixup_c'
+    tune:bool=True, # Whether the network is fine-tuned on single images in the end
+    **kw # More settings
+)->dict:
+    "Settings of one run"
     s = {**scales[scale], 'evaluate':'test', 'seed':seed, 'method':method, **kw}
     return s if tune else {**s, 'ft_epochs':None, 'ft_lr':None}
 
@@ -56,11 +67,13 @@ def fig5_batch(scale):
             for what,kw in (('images', dict(lam_x=.5)), ('labels', dict(lam_l=.5)))]
 
 def fig6(scale):
-    return [(dict(net=nm, seed=i), s) for i in _seeds(scale)
-            for nm,s in (('random labels', heads(scale, i, tune=False, random_label=1)), ('both labels', heads(scale, i)))]
+    random = lambda i: heads(scale, i, tune=False, random_label=1)
+    return [(dict(net=nm, seed=i), f(i)) for i in _seeds(scale)
+            for nm,f in (('random labels', random), ('both labels', partial(heads, scale)))]
 
 def fig1(scale):
-    return [(dict(net=nm, r=r, seed=i), additive(scale, i, nm, r)) for i in _seeds(scale) for r in ranges[scale] for nm in rules]
+    return [(dict(net=nm, r=r, seed=i), additive(scale, i, nm, r))
+            for i in _seeds(scale) for r in ranges[scale] for nm in rules]
 
 def slots(scale):
     one = lambda n,i: run(scale, i, 'erm') if n==1 else heads(scale, i, n, tune=n==2)
@@ -73,8 +86,8 @@ calibration = table1
 
 def gradient(scale):
     "Rules of one expected gradient: X and XL, L and half-and-half (R=0)"
-    pairs = {'mixup-X':('mixup-X',.5), 'mixup-XL':('mixup-XL',.5), 'mixup-L':('mixup-L',.5), 'half and half':('mixup-L',0)}
-    return [(dict(net=nm, seed=i), additive(scale, i, *o)) for i in _seeds(scale) for nm,o in pairs.items()]
+    nets = {nm: (nm,.5) for nm in ('mixup-X','mixup-XL','mixup-L')} | {'half and half': ('mixup',0)}
+    return [(dict(net=nm, seed=i), additive(scale, i, *o)) for i in _seeds(scale) for nm,o in nets.items()]
 
 def _recipes(scale, seed, evaluate):
     "Candidates for the best single-image accuracy; with fine-tuning, the epochs are the paper's in all"
@@ -100,8 +113,8 @@ def recipe_test(scale, done=None):
     return [(dict(net=best, seed=i), _recipes(scale, i, 'test')[best]) for i in _seeds(scale)]
 
 # In the order in which they are run: what matters most first
-claims = dict(table1=table1, fig4=fig4, fig5=fig5, fig2=fig2, fig6=fig6, gradient=gradient, fig1=fig1, slots=slots, speed=speed,
-              calibration=calibration, fig5_batch=fig5_batch, recipe=recipe)
+claims = dict(table1=table1, fig4=fig4, fig5=fig5, fig2=fig2, fig6=fig6, gradient=gradient, fig1=fig1, slots=slots,
+              speed=speed, calibration=calibration, fig5_batch=fig5_batch, recipe=recipe)
 not_in_all = dict(smoke=(), cpu=('recipe',), paper=()) # the recipe is for the paper's budget
 
 def runs_of(

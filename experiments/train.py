@@ -71,8 +71,9 @@ def loaders(
     train = order[:s.get('n_train') or (len(order) if test else len(order)-held)]
     if test: dl,idx = dls.valid,balanced(dls.valid.data[1])
     else: dl,idx = dls.train,order[-held:]
-    idx = idx[torch.randperm(len(idx), generator=torch.Generator().manual_seed(0))][:n] # mixing needs all classes in a batch
-    return MultiSampleDataLoaders(part(dls.train, dls.train, train, s['bs']), part(dls.valid, dl, idx, 500), device=dls.device)
+    p = torch.randperm(len(idx), generator=torch.Generator().manual_seed(0)) # mixing needs all classes in a batch
+    both = part(dls.train, dls.train, train, s['bs']),part(dls.valid, dl, idx[p][:n], 500)
+    return MultiSampleDataLoaders(*both, device=dls.device)
 
 def mixing(s):
     "The callback that the settings ask for; it mixes at evaluation too, where it blends or scales images"
@@ -90,8 +91,9 @@ def learner(s, dls):
     opt = nesterov_sgd if s.get('wd') is None else partial(nesterov_sgd, weight_decay=s['wd'])
     kw = dict(arch=partial(cifar_resnet, s['depth']), lr=s['lr'], precision=s['precision'], opt_func=opt)
     if mix is None: return mixup_learner(dls, **kw)
-    if n==1: return mixup_learner(dls, mix, metrics=[First(0), Top2(), Top2All(), Both()], **kw)
-    if s.get('n_heads')==1: return mixup_c_learner(dls, n, n_heads=1, cbs=mix, metrics=[First(0), Top2(), Top2All(), Both()], **kw)
+    one = [First(0), Top2(), Top2All(), Both()]
+    if n==1: return mixup_learner(dls, mix, metrics=one, **kw)
+    if s.get('n_heads')==1: return mixup_c_learner(dls, n, n_heads=1, cbs=mix, metrics=one, **kw)
     per_head = [f(i) for f in (HeadAccuracy,Confused,Wrong) for i in range(n)]
     return mixup_c_learner(dls, n, cbs=mix, metrics=[*per_head, Top2(), Top2All(), Both()], **kw)
 
@@ -149,14 +151,15 @@ def train(
     "Train, evaluate, fine-tune, evaluate"
     start,n,figures = time.time(),s.get('n_samples') or 1,{}
     add = lambda prefix,d: figures.update({prefix+k: plain(v) for k,v in d.items()})
-    for k in (1,n): images(s['data'], k) # before the seed is set: building them draws random numbers, but only the first time
+    for k in (1,n): images(s['data'], k) # before the seed is set: what is built only once draws random numbers
     set_seed(s['seed'], reproducible=True)
     learn = learner(s, loaders(s, n, s.get('n_curve')))
     curves = dict(train=fit(learn, learn.fit, s['epochs'], checkpoints(folder/'train', s)))
     trained = time.time()
     add('', {k:v[-1] for k,v in curves['train'].items() if k.startswith('train_')})
     if s['method']!='erm':
-        with learn.no_bar(): add('', dict(zip(learn.recorder.metrics.attrgot('name'), learn.validate(dl=loaders(s, n).valid)[1:])))
+        with learn.no_bar(): values = learn.validate(dl=loaders(s, n).valid)[1:]
+        add('', dict(zip(learn.recorder.metrics.attrgot('name'), values)))
     scale = 1/n if s.get('lam_x') is not None else 1
     ones = loaders(s, 1).valid
     add('single_', single(learn, ones, scale))
@@ -166,7 +169,8 @@ def train(
         set_seed(s['seed']+1000, reproducible=True)
         tuned.dls = loaders(s, 1, s.get('n_curve'))
         t = time.time()
-        curves['tune'] = fit(tuned, partial(tuned.fine_tune_single, lr=s['ft_lr']), s['ft_epochs'], checkpoints(folder/'tune', s))
+        more = partial(tuned.fine_tune_single, lr=s['ft_lr'])
+        curves['tune'] = fit(tuned, more, s['ft_epochs'], checkpoints(folder/'tune', s))
         seconds['tune'] = time.time()-t
         add('tuned_', single(tuned, ones))
     seconds['all'] = time.time()-start
@@ -181,22 +185,22 @@ def speed(
     device,ni,size = default_device(),1 if s['data']=='digits' else 3,8 if s['data']=='digits' else 32
     calls = [partial(cifar_resnet(s['depth'], n_samples=n, n_in=ni).eval().to(device, memory_format=torch.channels_last),
                      *torch.randn(n, images//n, ni, size, size, device=device)) for n in s['ns']]
-    dtype = torch.bfloat16 if s['precision']=='bf16' or (s['precision']=='auto' and device.type=='cuda') else torch.float32
+    half = s['precision']=='bf16' or (s['precision']=='auto' and device.type=='cuda')
     def seconds(f):
         start = time.perf_counter()
         f()
         if device.type=='cuda': torch.cuda.synchronize()
         return time.perf_counter()-start
-    with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype!=torch.float32):
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
         for f in calls*3: seconds(f) # warm up
         rate = tensor([[images/seconds(f) for f in calls] for _ in range(rounds)]) # [rounds,len(ns)]
-    ratio = (rate/rate[:,:1]).median(0).values
-    return dict(figures={f'{k}_{n}': plain(v) for k,vs in (('images_per_s', rate.median(0).values),('ratio', ratio)) for n,v in zip(s['ns'], vs)},
-                curves={}, seconds={})
+    cols = dict(images_per_s=rate, ratio=rate/rate[:,:1])
+    figures = {f'{k}_{n}': plain(v) for k,r in cols.items() for n,v in zip(s['ns'], r.median(0).values)}
+    return dict(figures=figures, curves={}, seconds={})
 
 def about()->dict: # Code, libraries and machine
     "What a result depends on besides its settings"
-    git = lambda *a: subprocess.run(['git', *a], cwd=here, capture_output=True, text=True).stdout.strip() if source else ''
+    def git(*a): return subprocess.run(['git', *a], cwd=here, capture_output=True, text=True).stdout.strip() if source else ''
     changed = git('status', '--porcelain', '--', '../fastmix', *map(str, here.glob('*.py')))
     cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if cuda else _cpu_name()
@@ -206,4 +210,5 @@ def about()->dict: # Code, libraries and machine
 
 def _cpu_name():
     lines = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').exists() else []
-    return next((l.split(':')[1].strip() for l in lines if l.startswith('model name')), platform.processor()) + f', {os.cpu_count()} cores'
+    name = next((l.split(':')[1].strip() for l in lines if l.startswith('model name')), platform.processor())
+    return f'{name}, {os.cpu_count()} cores'

@@ -26,7 +26,8 @@ def test_a_line_tells_all(smoke):
     done = results.read(smoke/'smoke.jsonl')
     s = runs.heads('smoke', 0)
     d = done[runs.key(s)]
-    assert d['settings']==s and d['seed']==0 and d['code']['fastmix'] and d['libraries']['torch'] and d['device'] and d['seconds']['all']>0
+    assert d['settings']==s and d['seed']==0 and d['seconds']['all']>0
+    assert d['code']['fastmix'] and d['libraries']['torch'] and d['device']
     assert {'single_acc','tuned_ece','tuned_brier','head_0','head_1','confused_0','train_head_1'}<=set(d['figures'])
     curves = d['curves']['train']
     assert len(curves['valid_head_0'])==s['epochs'] and curves['valid_head_0'][-1]==d['figures']['head_0']
@@ -181,7 +182,8 @@ def test_growth_with_r(slope, want):
 
 @pytest.mark.parametrize('confused,want', [(.03,HOLDS), (.3,FAILS), (.07,OPEN)])
 def test_confusion_verdict(confused, want):
-    f = lambda t: {k:v for i in (0,1) for k,v in {f'confused_{i}':confused+10*noise(t)*(want==OPEN), f'wrong_{i}':.18}.items()} # .02 by chance
+    spread = 10 if want==OPEN else 0
+    f = lambda t: {**{f'confused_{i}':confused+spread*noise(t) for i in (0,1)}, 'wrong_0':.18, 'wrong_1':.18} # .02 by chance
     assert verdict_of('fig4', 'There is little confusion', f)==want
 
 def test_levels_are_for_the_paper_scale():
