@@ -89,9 +89,9 @@ def speed_table(scale, done):
 def measured(x):
     "The numbers of a verdict in words, in points"
     if not len(x): return ''
-    if set(x)<=set((-1,0,1)): # which head won
+    if pd.api.types.is_integer_dtype(x): # which head won
         return ', '.join(f'{ {-1:"neither"}.get(k, f"head {k}")} in {n}' for k,n in x.value_counts().items())
-    return f'{100*x.mean():+.1f}' + (f' ± {100*x.std():.1f}' if len(x)>1 else '') + f' ({x.index.nunique()} seeds)'
+    return f'{100*x.mean():+.1f}' + (f' ± {100*x.std():.1f}' if len(x)>1 else '') + f' ({len(x)} seed{"s"*(len(x)>1)})'
 
 def judged(
     claim:str, # One of `runs.claims`

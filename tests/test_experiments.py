@@ -186,6 +186,20 @@ def test_confusion_verdict(confused, want):
     f = lambda t: {**{f'confused_{i}':confused+spread*noise(t) for i in (0,1)}, 'wrong_0':.18, 'wrong_1':.18} # .02 by chance
     assert verdict_of('fig4', 'There is little confusion', f)==want
 
+def test_measured():
+    x = pd.Series([.01,.03], index=[0,1])
+    assert report.measured(x)=='+2.0 ± 1.4 (2 seeds)' and report.measured(x[:1])=='+1.0 (1 seed)' and report.measured(x[:0])==''
+    f = lambda t: {'head_0':.6, 'head_1':.1 if t['seed'] else .5}
+    w = verdicts.winners(verdicts.frame('fig5', 'cpu', made_up('fig5', f)), 'images')
+    assert report.measured(w)=='head 0 in 4, neither in 1'
+
+def test_order():
+    acc = {'mixup-X':.5, 'mixup-L':.6, 'mixup-C':.7}
+    f = lambda t: dict(tuned_acc=acc.get(t['net'], .4) + noise(t)*(t['net']=='mixup-L'))
+    assert verdict_of('table1', 'X below L below C, fine-tuned', f)==HOLDS
+    acc['mixup-C'] = .55
+    assert verdict_of('table1', 'X below L below C, fine-tuned', f)==FAILS
+
 def test_levels_are_for_the_paper_scale():
     f = lambda t: dict(head_0=.884+noise(t)/10, head_1=.886)
     assert [verdict_of('fig4', 'Test accuracy of the heads', f, sc) for sc in ('cpu','paper')]==[OPEN,HOLDS]
