@@ -114,13 +114,18 @@ def md(df):
     line = lambda cs: '| '+' | '.join(str(c).replace('|', '/') for c in cs)+' |'
     return '\n'.join([line(df.columns), line(['---']*df.shape[1]), *map(line, df.itertuples(index=False))])
 
+def at_scale(claim, scale, done):
+    "The table of a claim under its heading"
+    if not frame(claim, scale, done).run.any(): return f'Scale `{scale}`: {NONE}'
+    return f'Scale `{scale}`:\n\n{md(table(claim, scale, done))}'
+
 def where(done):
     "Machines, code and libraries behind the runs"
     if not done: return NONE
     one = lambda f: ', '.join(sorted({f(d) for d in done.values()}))
     commits = one(lambda d: (d['code']['commit'] or 'no commit')[:7] + (' (changed)' if d['code']['dirty'] else ''))
     libs = one(lambda d: f"PyTorch {d['libraries']['torch']}, fastai {d['libraries']['fastai']}")
-    return f"{len(done)} runs on {one(lambda d: d['device'])}; code {commits}; {libs}"
+    return f"{len(done)} of its runs, on {one(lambda d: d['device'])}; code {commits}; {libs}"
 
 def load(
     folder=results.default_folder # Of the JSON lines
@@ -144,7 +149,7 @@ def text(
                    f'`fastmix-paper all --scale {sc}`')
     for c in runs.claims:
         out += [f'## {titles[c]}', f'`fastmix-paper {c} --scale …`. Control: {controls[c]}.', md(judged(c, done))]
-        for sc,d in done.items(): out += [f'Scale `{sc}`:', md(table(c, sc, d))]
+        out += [at_scale(c, sc, d) for sc,d in done.items()]
     return '\n\n'.join(o for o in out if o)+'\n'
 
 def show(
@@ -153,8 +158,8 @@ def show(
 ):
     "Verdicts and figures of a claim, for a notebook"
     from IPython.display import Markdown
-    parts = [md(judged(claim, done))] + [f'Scale `{sc}`:\n\n{md(table(claim, sc, d))}' for sc,d in done.items()]
-    return Markdown('\n\n'.join([*parts, f'Control: {controls[claim]}.']))
+    parts = [md(judged(claim, done)), *[at_scale(claim, sc, d) for sc,d in done.items()], f'Control: {controls[claim]}.']
+    return Markdown('\n\n'.join(parts))
 
 def write(
     folder # Of the JSON lines

@@ -147,7 +147,7 @@ def to_single(learn, s, scale):
 def train(
     s:dict, # Settings, from `runs`
     folder # Where checkpoints of this run are kept meanwhile
-)->dict: # `figures`, `curves`, `seconds`, `precision`
+)->dict: # `figures`, `curves`, `seconds`, and the `precision` that 'auto' came to
     "Train, evaluate, fine-tune, evaluate"
     start,n,figures = time.time(),s.get('n_samples') or 1,{}
     add = lambda prefix,d: figures.update({prefix+k: plain(v) for k,v in d.items()})
@@ -174,7 +174,9 @@ def train(
         seconds['tune'] = time.time()-t
         add('tuned_', single(tuned, ones))
     seconds['all'] = time.time()-start
-    return dict(figures=figures, curves=curves, seconds={k:round(v, 1) for k,v in seconds.items()})
+    half = getattr(learn, 'mixed_precision', None)
+    precision = 'fp32' if half is None else getattr(half.amp_mode, 'value', half.amp_mode)
+    return dict(figures=figures, curves=curves, seconds={k:round(v, 1) for k,v in seconds.items()}, precision=precision)
 
 def speed(
     s:dict, # Settings: `ns`, `depth`, `data`

@@ -26,7 +26,7 @@ def test_a_line_tells_all(smoke):
     done = results.read(smoke/'smoke.jsonl')
     s = runs.heads('smoke', 0)
     d = done[runs.key(s)]
-    assert d['settings']==s and d['seed']==0 and d['seconds']['all']>0
+    assert d['settings']==s and d['seed']==0 and d['precision']=='fp32' and d['seconds']['all']>0
     assert d['code']['fastmix'] and d['libraries']['torch'] and d['device']
     assert {'single_acc','tuned_ece','tuned_brier','head_0','head_1','confused_0','train_head_1'}<=set(d['figures'])
     curves = d['curves']['train']
