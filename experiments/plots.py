@@ -1,0 +1,81 @@
+"The paper's figures, drawn from the JSON lines"
+import matplotlib.pyplot as plt, numpy as np
+from . import runs
+from .report import derived, frame
+from .verdicts import n_classes
+
+def _axes(n, done, claim, scale, width=3.6, height=3):
+    "`n` axes, or `None` where no run of the claim is there"
+    if not frame(claim, scale, done).run.any(): return print(f'{claim}, scale {scale}: not run')
+    fig,axs = plt.subplots(1, n, figsize=(width*n, height), sharey=True, squeeze=False, layout='constrained')
+    for ax in axs[0]: ax.grid(alpha=.3)
+    return axs[0]
+
+def _band(ax, x, ys, label, **kw): # mean over the seeds, and one standard deviation
+    m,sd = np.mean(ys, 0),np.std(ys, 0, ddof=1) if len(ys)>1 else np.zeros(len(x))
+    line, = ax.plot(x, m, label=label, marker='.', **kw)
+    ax.fill_between(x, m-sd, m+sd, color=line.get_color(), alpha=.2)
+
+def over_r(
+    done:dict, # Finished runs, by their keys
+    scale:str # One of `runs.scales`
+):
+    "Figure 1: accuracy of the last epoch over R, with the ceilings of Top2"
+    axs = _axes(4, done, 'fig1', scale, 3)
+    if axs is None: return
+    df = frame('fig1', scale, done)
+    cols = dict(train_top2='train Top2', top2='test Top2', train_top2_all='train Top2All', top2_all='test Top2All')
+    for ax,nm in zip(axs, runs.rules):
+        for col,label in cols.items():
+            d,ls = df[(df.net==nm)&df.run].groupby('r')[col],'--' if 'all' in col else '-'
+            ax.errorbar(d.mean().index, d.mean(), d.std().fillna(0), label=label, marker='.', ls=ls, capsize=2)
+        ceiling = .5 if nm=='mixup-L' else 1-.5/n_classes # with λ_x=½ the order is chance; else `fastmix.core.top2_ceiling`
+        ax.axhline(ceiling, color='gray', lw=1, ls=':', label=f'ceiling of Top2, {ceiling:g}')
+        ax.set(title=nm, xlabel='R', ylim=(0,1.03))
+    axs[0].set_ylabel(f'accuracy, scale {scale}')
+    axs[-1].legend(fontsize=7)
+
+def over_epochs(
+    claim:str, # One of `runs.claims`
+    done:dict, # Finished runs, by their keys
+    scale:str, # One of `runs.scales`
+    by:str, # What tells the panels apart
+    cols:dict, # Label of each curve, by its name
+    each=False # Whether to draw every seed, instead of mean and standard deviation
+):
+    "Curves of training and evaluation over the epochs, a panel for each `by`"
+    todo = runs.claims[claim](scale)
+    panels = list(dict.fromkeys(tag[by] for tag,_ in todo))
+    axs = _axes(len(panels), done, claim, scale)
+    if axs is None: return
+    for ax,p in zip(axs, panels):
+        curves = [done[runs.key(s)]['curves'].get('train', {}) for tag,s in todo if tag[by]==p and runs.key(s) in done]
+        for k,(col,label) in enumerate(cols.items()):
+            ys = [c[col] for c in curves if col in c]
+            for i,y in enumerate(ys if each else []):
+                ax.plot(range(1, len(y)+1), y, color=f'C{k}', lw=1, label=None if i else label)
+            if ys and not each: _band(ax, range(1, len(ys[0])+1), ys, label)
+        ax.axhline(1/n_classes, color='gray', lw=1, ls=':', label='chance')
+        ax.set(title=p, xlabel='epoch', ylim=(0,1.03))
+    axs[0].set_ylabel(f'accuracy, scale {scale}')
+    axs[-1].legend(fontsize=7)
+
+def dots(
+    claim:str, # One of `runs.claims`
+    done:dict, # Finished runs, by their keys
+    scale:str, # One of `runs.scales`
+    by:str, # What the rows are
+    cols:dict, # Label of each figure, by its name
+    xlabel='single-image accuracy'
+):
+    "A dot for every seed"
+    axs = _axes(1, done, claim, scale, 6)
+    if axs is None: return
+    df = derived(frame(claim, scale, done))
+    names = list(dict.fromkeys(df[by]))
+    for k,(col,label) in enumerate(cols.items()):
+        d = df[df.run] if col in df else df.iloc[:0]
+        axs[0].plot(d.get(col), [names.index(o)-.12*k for o in d[by]], 'o', ms=4, color=f'C{k}', alpha=.7, label=label)
+    axs[0].set(yticks=range(len(names)), yticklabels=[str(o) for o in names], xlabel=f'{xlabel}, scale {scale}')
+    axs[0].invert_yaxis()
+    axs[0].legend(fontsize=7)

@@ -1,0 +1,216 @@
+"One run: settings in, figures and curves out"
+import platform, subprocess, time
+from functools import lru_cache, partial
+from fastai.vision.all import *
+import fastmix, fastmix.all
+from fastmix.all import *
+from fastmix.callback import MixBase
+from fastmix.data import InMemoryDL
+from fastmix.metrics import MixMetric, predicted
+from fastmix.models import cifar_resnet
+from .results import here, source
+
+n_held_out = dict(digits=200, cifar10=5000)
+
+class First(HeadAccuracy):
+    "Whether the most probable class is the stronger sample's: top-1 of figure 2"
+    name = 'top1'
+
+class Both(MixMetric):
+    "Whether all classes of a mixture are named at once, in any order"
+    name = 'both'
+    def score(self, pred, y): return (predicted(pred, y.shape[1]).sort(1).values==y.sort(1).values).all(1).float()
+
+class Confused(MixMetric):
+    "How often head `i` names the next slot's class, among mixtures where the two classes differ"
+    def __init__(self, i): self.i = i
+    @property
+    def name(self): return f'confused_{self.i}'
+    def pick(self, pred, y): return predicted(pred, y.shape[1])[:,self.i],y[:,self.i],y[:,(self.i+1)%y.shape[1]]
+    def score(self, pred, y):
+        p,own,other = self.pick(pred, y)
+        return (p==other)[own!=other].float()
+
+class Wrong(Confused):
+    "How often head `i` is wrong, among the same mixtures: what `Confused` is to be compared with"
+    @property
+    def name(self): return f'wrong_{self.i}'
+    def score(self, pred, y):
+        p,own,other = self.pick(pred, y)
+        return (p!=own)[own!=other].float()
+
+@lru_cache
+def images(data, n_samples):
+    "All images, in loaders of `n_samples` slots"
+    return digits_dls(n_samples, size=8) if data=='digits' else cifar_dls(n_samples, cache=True)
+
+def balanced(
+    y:Tensor, # Labels `[n]`
+    seed:int=0
+)->Tensor: # A permutation of 0..n-1 whose every beginning has equally many of each class
+    "An order of the training images that does not depend on the run"
+    p = np.random.default_rng(seed).permutation(len(y))
+    nth = pd.Series(y.cpu().numpy()[p]).groupby(y.cpu().numpy()[p]).cumcount()
+    return tensor(p[np.argsort(nth, kind='stable')])
+
+def part(like, dl, idx, bs):
+    "The images `idx` of `dl` in a loader like `like`"
+    split = like.dataset.split_idx
+    ds = Datasets(tls=[tl._new(tl._get(idx.tolist()), split_idx=split) for tl in dl.dataset.tls], n_inp=dl.dataset.n_inp)
+    return like.new(ds, cls=InMemoryDL, data=tuple(t[idx.to(t.device)] for t in dl.data), bs=bs)
+
+def loaders(
+    s:dict, # Settings
+    n_samples:int, # Number of slots
+    n:int=None # Number of evaluation images; `None`: all
+)->DataLoaders: # Training images of the run, and the images it is judged by in a fixed random order
+    "Test images, or training images that no run of their kind is trained on"
+    dls = images(s['data'], n_samples)
+    order,held = balanced(dls.train.data[1]),n_held_out[s['data']]
+    test = s['evaluate']=='test'
+    train = order[:s.get('n_train') or (len(order) if test else len(order)-held)]
+    if test: dl,idx = dls.valid,balanced(dls.valid.data[1])
+    else: dl,idx = dls.train,order[-held:]
+    p = torch.randperm(len(idx), generator=torch.Generator().manual_seed(0)) # mixing needs all classes in a batch
+    both = part(dls.train, dls.train, train, s['bs']),part(dls.valid, dl, idx[p][:n], 500)
+    return MultiSampleDataLoaders(*both, device=dls.device)
+
+def mixing(s):
+    "The callback that the settings ask for; it mixes at evaluation too, where it blends or scales images"
+    kw = dict(seed=s['seed'], per=s.get('per') or 'sample')
+    m,r = s['method'],s.get('r')
+    if m=='mixup_c':
+        own = {k:s[k] for k in ('n_samples','lam_x','lam_l','random_label') if s.get(k) is not None}
+        return MixupC(**own, mix_valid=s.get('lam_x') is not None, **kw)
+    if m=='mixup_xl': return MixupXL(r, r, mix_valid=True, **kw)
+    if m=='erm': return None
+    return dict(mixup=Mixup, mixup_x=MixupX, mixup_l=MixupL)[m](r, mix_valid=True, **kw)
+
+def learner(s, dls):
+    mix,n = mixing(s),s.get('n_samples') or 1
+    opt = nesterov_sgd if s.get('wd') is None else partial(nesterov_sgd, weight_decay=s['wd'])
+    kw = dict(arch=partial(cifar_resnet, s['depth']), lr=s['lr'], precision=s['precision'], opt_func=opt)
+    if mix is None: return mixup_learner(dls, **kw)
+    one = [First(0), Top2(), Top2All(), Both()]
+    if n==1: return mixup_learner(dls, mix, metrics=one, **kw)
+    if s.get('n_heads')==1: return mixup_c_learner(dls, n, n_heads=1, cbs=mix, metrics=one, **kw)
+    per_head = [f(i) for f in (HeadAccuracy,Confused,Wrong) for i in range(n)]
+    return mixup_c_learner(dls, n, cbs=mix, metrics=[*per_head, Top2(), Top2All(), Both()], **kw)
+
+def checkpoints(folder, s):
+    "Go on where an interrupted run stopped"
+    return [fastmix.all.Checkpoint(folder, resume=True, settings=s)] if hasattr(fastmix.all, 'Checkpoint') else []
+
+def fit(learn, f, n, cbs):
+    "Curves of `f(n)`, a fit of `n` epochs: metrics on the training batches as they were seen, and on evaluation images"
+    learn.recorder.train_metrics = True
+    with learn.no_bar(), learn.no_logging(): f(n, cbs=cbs)
+    return {nm: [plain(row[i]) for row in learn.recorder.values] for i,nm in enumerate(learn.recorder.metric_names[1:-1])}
+
+def plain(v): return round(float(v), 6) if v is not None and math.isfinite(float(v)) else None
+
+def calibration(
+    p:Tensor, # Probabilities `[n,c]`
+    y:Tensor, # Labels `[n]`
+    bins:int=15 # Number of bins of equal width, for the expected calibration error
+)->dict: # `acc`, `ece` 0..1, `brier` 0..2, `nll` at least 0
+    "Accuracy, and how far the probabilities can be trusted"
+    conf,pred = p.max(1)
+    right = (pred==y).float()
+    k = (conf*bins).long().clamp(max=bins-1)
+    gap = torch.zeros(bins).scatter_add_(0, k, right-conf) # of each bin, times its size
+    brier = (p-F.one_hot(y, p.shape[1])).pow(2).sum(1)
+    nll = -p.gather(1, y[:,None]).clamp(min=1e-12).log()
+    return dict(acc=right.mean(), ece=gap.abs().sum()/len(y), brier=brier.mean(), nll=nll.mean())
+
+@torch.no_grad()
+def single(
+    learn:Learner, # Of any number of slots
+    dl, # Loader of single images
+    scale:float=1. # What the images are multiplied with, for slots that were trained on scaled ones
+)->dict:
+    "Judge a network by single images: the same one in every slot, the heads' probabilities averaged (table 1)"
+    m,ps,ys = learn.model.eval(),[],[]
+    for x,y in dl:
+        p = m(*[x.as_subclass(Tensor)*scale]*m.n_samples).float().softmax(-1)
+        ps.append(p.mean(1) if p.ndim==3 else p)
+        ys.append(y.as_subclass(Tensor))
+    return calibration(torch.cat(ps).cpu(), torch.cat(ys).cpu())
+
+def to_single(learn, s, scale):
+    "The network for one image (section 5.5); slots that were trained on scaled images keep their scale"
+    res = learn.to_single(precision=s['precision'], opt_func=learn.opt_func)
+    stem = next(m for m in res.model.modules() if isinstance(m, nn.Conv2d))
+    stem.weight.data.mul_(scale)
+    return res
+
+def train(
+    s:dict, # Settings, from `runs`
+    folder # Where checkpoints of this run are kept meanwhile
+)->dict: # `figures`, `curves`, `seconds`, and the `precision` that 'auto' came to
+    "Train, evaluate, fine-tune, evaluate"
+    start,n,figures = time.time(),s.get('n_samples') or 1,{}
+    add = lambda prefix,d: figures.update({prefix+k: plain(v) for k,v in d.items()})
+    for k in (1,n): images(s['data'], k) # before the seed is set: what is built only once draws random numbers
+    set_seed(s['seed'], reproducible=True)
+    learn = learner(s, loaders(s, n, s.get('n_curve')))
+    curves = dict(train=fit(learn, learn.fit, s['epochs'], checkpoints(folder/'train', s)))
+    trained = time.time()
+    add('', {k:v[-1] for k,v in curves['train'].items() if k.startswith('train_')})
+    if s['method']!='erm':
+        with learn.no_bar(): values = learn.validate(dl=loaders(s, n).valid)[1:]
+        add('', dict(zip(learn.recorder.metrics.attrgot('name'), values)))
+    scale = 1/n if s.get('lam_x') is not None else 1
+    ones = loaders(s, 1).valid
+    add('single_', single(learn, ones, scale))
+    seconds = dict(train=trained-start)
+    if s.get('ft_epochs'):
+        tuned = to_single(learn, s, scale)
+        set_seed(s['seed']+1000, reproducible=True)
+        tuned.dls = loaders(s, 1, s.get('n_curve'))
+        t = time.time()
+        more = partial(tuned.fine_tune_single, lr=s['ft_lr'])
+        curves['tune'] = fit(tuned, more, s['ft_epochs'], checkpoints(folder/'tune', s))
+        seconds['tune'] = time.time()-t
+        add('tuned_', single(tuned, ones))
+    seconds['all'] = time.time()-start
+    half = getattr(learn, 'mixed_precision', None)
+    precision = 'fp32' if half is None else getattr(half.amp_mode, 'value', half.amp_mode)
+    return dict(figures=figures, curves=curves, seconds={k:round(v, 1) for k,v in seconds.items()}, precision=precision)
+
+def speed(
+    s:dict, # Settings: `ns`, `depth`, `data`
+    images:int=240, # Images in flight, shared by the slots
+    rounds:int=15 # All N are timed in turn in each, so that a disturbance meets all
+)->dict: # Images per second of each N, and the median ratio to N = 1
+    "How many images a forward pass answers for"
+    device,ni,size = default_device(),1 if s['data']=='digits' else 3,8 if s['data']=='digits' else 32
+    calls = [partial(cifar_resnet(s['depth'], n_samples=n, n_in=ni).eval().to(device, memory_format=torch.channels_last),
+                     *torch.randn(n, images//n, ni, size, size, device=device)) for n in s['ns']]
+    half = s['precision']=='bf16' or (s['precision']=='auto' and device.type=='cuda')
+    def seconds(f):
+        start = time.perf_counter()
+        f()
+        if device.type=='cuda': torch.cuda.synchronize()
+        return time.perf_counter()-start
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+        for f in calls*3: seconds(f) # warm up
+        rate = tensor([[images/seconds(f) for f in calls] for _ in range(rounds)]) # [rounds,len(ns)]
+    cols = dict(images_per_s=rate, ratio=rate/rate[:,:1])
+    figures = {f'{k}_{n}': plain(v) for k,r in cols.items() for n,v in zip(s['ns'], r.median(0).values)}
+    return dict(figures=figures, curves={}, seconds={})
+
+def about()->dict: # Code, libraries and machine
+    "What a result depends on besides its settings"
+    def git(*a): return subprocess.run(['git', *a], cwd=here, capture_output=True, text=True).stdout.strip() if source else ''
+    changed = git('status', '--porcelain', '--', '../fastmix', *map(str, here.glob('*.py')))
+    cuda = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if cuda else _cpu_name()
+    libs = {m: __import__(m).__version__ for m in ('torch','torchvision','fastai','fastcore','numpy')}
+    return dict(code=dict(commit=git('rev-parse', 'HEAD') or None, dirty=bool(changed), fastmix=fastmix.__version__),
+                libraries=dict(python=platform.python_version(), **libs), device=device, threads=torch.get_num_threads())
+
+def _cpu_name():
+    lines = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').exists() else []
+    name = next((l.split(':')[1].strip() for l in lines if l.startswith('model name')), platform.processor())
+    return f'{name}, {os.cpu_count()} cores'

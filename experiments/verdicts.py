@@ -1,0 +1,169 @@
+"""What the paper says, and the rules by which the runs decide about it; written before the runs.
+
+Every rule looks at one number per seed: mostly a difference between two networks of the same seed, or before and after.
+Its 95% interval over the seeds (Student's t) is compared with a margin: *above* it, or *within* plus and minus it. The claim
+holds if the whole interval is on the claim's side, does not hold if the whole interval is on the other side, and is not
+decided otherwise. One seed decides nothing; nor do the digits (scale smoke)."""
+from functools import partial
+import numpy as np, pandas as pd
+from scipy.stats import t
+from . import results, runs
+
+HOLDS,FAILS,OPEN,NONE = 'holds','does not hold','not decided at this scale','not run'
+
+def interval(
+    x # One number per seed
+)->tuple: # Lower and upper end
+    "95% interval of the mean"
+    x = np.asarray(x, float)
+    if len(x)<2: return -np.inf,np.inf
+    half = t.ppf(.975, len(x)-1)*x.std(ddof=1)/len(x)**.5
+    return x.mean()-half,x.mean()+half
+
+def above(x, margin=0.):
+    "Whether the mean of `x` is above `margin`"
+    lo,hi = interval(x)
+    return HOLDS if lo>margin else FAILS if hi<=margin else OPEN
+
+def within(x, margin):
+    "Whether the mean of `x` is within `margin` of zero"
+    lo,hi = interval(x)
+    return HOLDS if -margin<lo and hi<margin else FAILS if lo>=margin or hi<=-margin else OPEN
+
+def frame(
+    claim:str, # One of `runs.claims`
+    scale:str, # One of `runs.scales`
+    done:dict # Finished runs, by their keys
+)->pd.DataFrame: # A row per run: what tells it apart, whether it was `run`, and its figures
+    "The runs of a claim"
+    todo = runs.claims[claim](scale) + (runs.recipe_test(scale, done) if claim=='recipe' else [])
+    rows = [{**tag, 'evaluate':s.get('evaluate'), 'run':runs.key(s) in done, **done.get(runs.key(s), {}).get('figures', {})}
+            for tag,s in todo]
+    return pd.DataFrame(rows)
+
+def of(df, col, **tags):
+    "Column `col` of the rows with these tags that were run, by seed"
+    for k,v in tags.items(): df = df[df[k]==v]
+    if col not in df: return pd.Series(dtype=float)
+    return df[df.run].set_index('seed')[col].dropna().sort_index()
+
+def less(a, b): return (a-b).dropna() # seeds that both have
+
+n_classes = 10
+
+def growth(df, net, col):
+    "How much a straight line through `col` over R rises from R=0 to R=.5, for each seed that has every R"
+    rs,res = sorted(df.r.unique()),{}
+    for seed,d in df[(df.net==net)&df.run].groupby('seed'):
+        if col in d and d[col].notna().sum()==len(rs): res[seed] = .5*np.polyfit(d.r, d[col], 1)[0]
+    return pd.Series(res, dtype=float)
+
+def excess(df):
+    "How much more often a head names the other slot's class than if its errors did not depend on that slot"
+    return sum(of(df, f'confused_{i}') - of(df, f'wrong_{i}')/(n_classes-1) for i in (0,1))/2
+
+def winners(df, what):
+    "For each seed the winning head, where the other one is near chance, else -1"
+    a = pd.DataFrame({i: of(df, f'head_{i}', what=what) for i in (0,1)}).dropna()
+    return a.idxmax(axis=1).where((a.min(axis=1)<1.5/n_classes) & (a.max(axis=1)>3/n_classes), -1)
+
+def one_wins(df, what):
+    w = winners(df, what)
+    if len(w)<5: return w,OPEN
+    share = (w>=0).mean()
+    return w,HOLDS if share>=.8 else FAILS if share<=.2 else OPEN
+
+def gain(df, net): return less(of(df, 'tuned_acc', net=net), of(df, 'single_acc', net=net))
+
+def ordered(df, col):
+    "X below L below C; the number is the smaller one of both differences"
+    d = [less(of(df, col, net=b), of(df, col, net=a)) for a,b in (('mixup-X','mixup-L'),('mixup-L','mixup-C'))]
+    v = [above(o) for o in d]
+    return pd.concat(d, axis=1).dropna().min(axis=1),FAILS if FAILS in v else OPEN if OPEN in v else HOLDS
+
+def rule(
+    claim, # One of `runs.claims`
+    says, # What is claimed
+    paper, # The paper's figure
+    text, # The rule in words
+    numbers, # Function of the frame: a number for each seed, or these and a verdict
+    decide=None, # Function of the numbers: the verdict
+    only=None # The scale without which nothing is decided
+): return dict(claim=claim, says=says, paper=paper, text=text, numbers=numbers, decide=decide, only=only)
+
+def difference(col, a, b): return lambda df: less(of(df, col, net=a), of(df, col, net=b))
+def mean_head(prefix, minus): return lambda df: (of(df, f'{prefix}head_0')+of(df, f'{prefix}head_1'))/2 - minus
+def more_gain(net): return lambda df: less(gain(df, net), gain(df, 'ERM'))
+def recipe_above(acc):
+    test = lambda df: df[df.evaluate=='test']
+    return lambda df: of(test(df), 'tuned_acc').combine_first(of(test(df), 'single_acc')) - acc
+def more(margin): return partial(above, margin=margin)
+def below(margin): return lambda x: above(margin-x)
+def near(margin): return partial(within, margin=margin)
+
+tuned = {'mixup-X':'90.2 to 93.1', 'mixup-L':'90.8 to 93.5', 'mixup-C':'92.5 to 93.7', 'mixup':'', 'mixup-XL':'',
+         'mixup-C, one softmax':''} # table 1, and networks that it does not have
+none = 'no control in the paper'
+wins = ('at least 5 seeds; on test pairs the worse head is under 15% and the better one over 30% in at least 80% of them '
+        '(does not hold: in at most 20%)')
+rises = 'a straight line through {} Top2 over R rises by more than 1 point from R=0 to R=.5'
+
+rules = [
+    *[rule('table1', f'Fine-tuning helps {nm}', p, 'fine-tuned minus original single-image accuracy is above 0',
+           partial(gain, net=nm), above) for nm,p in tuned.items()],
+    *[rule('table1', f'Fine-tuning helps {nm} more than the same extra epochs help ERM', none,
+           "its gain minus ERM's gain is above 0", more_gain(nm), above) for nm in tuned],
+    *[rule('table1', f'Fine-tuned {nm} is better than ERM with the same extra epochs', none,
+           "its fine-tuned accuracy minus ERM's is above 0", difference('tuned_acc', nm, 'ERM'), above) for nm in tuned],
+    *[rule('table1', f'X below L below C, {w}', p, 'L minus X and C minus L are both above 0', partial(ordered, col=c))
+      for w,p,c in (('original','90.2, 90.8, 92.5','single_acc'), ('fine-tuned','93.1, 93.5, 93.7','tuned_acc'))],
+
+    rule('fig4', 'Both heads are equally good on test pairs', '88.41% and 88.61%', 'head 1 minus head 0 is within 2 points of 0',
+         lambda df: less(of(df, 'head_1'), of(df, 'head_0')), near(.02)),
+    rule('fig4', 'There is little confusion between the slots', '"very low"',
+         "a head names the other slot's class, where the two differ, less than 5 points more often than if its errors did "
+         'not depend on the other slot (its errors over C-1)', excess, below(.05)),
+    rule('fig4', 'Test accuracy of the heads', '88.5%', "the mean of both heads is within 1 point of the paper's",
+         mean_head('', .885), near(.01), 'paper'),
+    rule('fig4', 'Training accuracy of the heads', '96%',
+         "the mean of both heads in the last epoch is within 2 points of the paper's", mean_head('train_', .96), near(.02), 'paper'),
+
+    *[rule('fig5', f'λ on {w} only: one head wins, the other is near chance', 'figure 5', wins, partial(one_wins, what=w))
+      for w in ('images','labels')],
+    *[rule('fig5_batch', f'The same with one λ per batch, on {w}', 'figure 5', 'as for figure 5', partial(one_wins, what=w))
+      for w in ('images','labels')],
+
+    rule('fig2', 'Concatenation separates the two', 'additive lower',
+         'share of test mixtures whose classes are both named: concatenated minus additive is above 0',
+         difference('both', 'concatenated', 'additive'), above),
+    rule('fig2', 'Both classes at once, concatenated', 'about 70%', "within 5 points of the paper's",
+         lambda df: of(df, 'both', net='concatenated')-.7, near(.05), 'paper'),
+
+    rule('fig6', 'The head with random labels is at chance', '1/C', 'its test accuracy is within 2 points of 1/C',
+         lambda df: of(df, 'head_1', net='random labels')-1/n_classes, near(.02)),
+    rule('fig6', 'The other head is trained as usual', 'figure 6',
+         'its test accuracy minus that of the same head when both labels are true is above -5 points',
+         difference('head_0', 'random labels', 'both labels'), more(-.05)),
+
+    *[rule('fig1', f'{w} accuracy grows with R: {nm}', 'figure 1', rises.format(w.lower()), partial(growth, net=nm, col=c), more(.01))
+      for w,c in (('Training','train_top2'), ('Test','top2')) for nm in runs.rules],
+
+    *[rule('gradient', f'{a} and {b} are as good (same expected gradient)', 'not in the paper',
+           'the difference of their single-image accuracies is within 2 points of 0', difference('single_acc', b, a), near(.02))
+      for a,b in (('mixup-X','mixup-XL'), ('half and half','mixup-L'))],
+
+    rule('recipe', 'ResNet-56 reaches 94.5% on single images', 'not in the paper',
+         'test accuracy of the recipe chosen on held-out images is above 94.5%', recipe_above(.945), above, 'paper'),
+]
+
+def verdict(
+    r:dict, # One of `rules`
+    df:pd.DataFrame, # From `frame`
+    scale:str # Where the runs come from
+)->tuple: # The verdict, and the number of each seed
+    "What the runs say"
+    res = r['numbers'](df)
+    x,v = res if isinstance(res, tuple) else (res,None)
+    if not len(x): return NONE,x
+    if scale=='smoke' or r['only'] not in (None,scale): return OPEN,x
+    return v or r['decide'](x),x

@@ -1,0 +1,237 @@
+import json, multiprocessing, os, signal, time
+from pathlib import Path
+import numpy as np, pandas as pd, pytest
+from experiments import cli, report, results, runs, train, verdicts
+from experiments.verdicts import FAILS, HOLDS, NONE, OPEN
+import fastmix.all
+from fastai.basics import Callback, tensor
+
+fork = multiprocessing.get_context('fork')
+
+@pytest.fixture(scope='module')
+def smoke(tmp_path_factory):
+    "Every claim, run once on the digits"
+    folder = tmp_path_factory.mktemp('results')
+    cli.main(['all', '--scale', 'smoke', '--results', str(folder)])
+    return folder
+
+def test_smoke_runs_every_claim(smoke):
+    done = results.read(smoke/'smoke.jsonl')
+    assert set(done)==set(runs.runs_of('all', 'smoke', done)) and len(done)>len(runs.runs_of('all', 'smoke'))-1
+    for c in runs.claims:
+        assert verdicts.frame(c, 'smoke', done).run.all()
+        assert NONE not in report.table(c, 'smoke', done).to_string()
+
+def test_a_line_tells_all(smoke):
+    done = results.read(smoke/'smoke.jsonl')
+    s = runs.heads('smoke', 0)
+    d = done[runs.key(s)]
+    assert d['settings']==s and d['seed']==0 and d['precision']=='fp32' and d['seconds']['all']>0
+    assert d['code']['fastmix'] and d['libraries']['torch'] and d['device']
+    assert {'single_acc','tuned_ece','tuned_brier','head_0','head_1','confused_0','train_head_1'}<=set(d['figures'])
+    curves = d['curves']['train']
+    assert len(curves['valid_head_0'])==s['epochs'] and curves['valid_head_0'][-1]==d['figures']['head_0']
+    wrong = results.read(smoke/'smoke.jsonl')[runs.key(runs.heads('smoke', 0, tune=False, random_label=1))]
+    assert 'tuned_acc' not in wrong['figures']
+
+def test_nothing_runs_twice(smoke, monkeypatch):
+    before = (smoke/'smoke.jsonl').read_bytes()
+    monkeypatch.setattr(cli, 'do', lambda *a: pytest.fail('ran again'))
+    cli.main(['all', '--scale', 'smoke', '--results', str(smoke)])
+    assert (smoke/'smoke.jsonl').read_bytes()==before
+
+def test_same_seed_same_figures(smoke, tmp_path):
+    s = runs.heads('smoke', 0)
+    old = results.read(smoke/'smoke.jsonl')[runs.key(s)]
+    new = train.train(s, tmp_path/'a')
+    assert new['figures']==old['figures'] and new['curves']==old['curves']
+    assert train.train({**s, 'seed':1}, tmp_path/'b')['curves']!=old['curves']
+
+class Bomb(Callback):
+    order = 101 # what comes after Checkpoint is not compared with the first start
+    def __init__(self, epoch): self.at = epoch
+    def before_epoch(self):
+        if self.epoch==self.at: raise KeyboardInterrupt
+
+@pytest.mark.skipif(not hasattr(fastmix.all, 'Checkpoint'), reason='this version of fastmix cannot resume')
+@pytest.mark.parametrize('phase,epoch', [('train',1), ('tune',0)])
+def test_an_interrupted_run_goes_on(smoke, tmp_path, monkeypatch, phase, epoch):
+    s,real = runs.heads('smoke', 0),train.checkpoints
+    with monkeypatch.context() as m:
+        m.setattr(train, 'checkpoints', lambda folder,s: real(folder, s) + [Bomb(epoch)]*(folder.name==phase))
+        with pytest.raises(KeyboardInterrupt): train.train(s, tmp_path)
+    assert len(list((tmp_path/'train').glob('*.pt')))==(1 if phase=='train' else 2)
+    new,old = train.train(s, tmp_path),results.read(smoke/'smoke.jsonl')[runs.key(s)]
+    assert new['figures']==old['figures'] and new['curves']==old['curves']
+
+def fake(s, key, scale, folder):
+    time.sleep(.02)
+    results.append(folder/f'{scale}.jsonl', dict(key=key, settings=s, by=os.getpid(), figures={}))
+
+def test_two_processes_share_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, 'do', fake)
+    ps = [fork.Process(target=cli.work, args=('fig1','cpu',tmp_path)) for _ in range(2)]
+    for p in ps: p.start()
+    for p in ps: p.join()
+    lines = [json.loads(l) for l in (tmp_path/'cpu.jsonl').read_text().splitlines()]
+    assert sorted(d['key'] for d in lines)==sorted(runs.runs_of('fig1', 'cpu'))
+    assert len({d['by'] for d in lines})==2
+
+def test_what_another_process_does_is_left_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, 'do', fake)
+    first = next(iter(runs.runs_of('fig4', 'cpu')))
+    with results.Claim(tmp_path/'unfinished'/first) as mine:
+        assert mine and cli.work('fig4', 'cpu', tmp_path)==1
+    assert first not in results.read(tmp_path/'cpu.jsonl') and cli.work('fig4', 'cpu', tmp_path)==0
+
+def test_a_killed_run_is_taken_over(tmp_path, monkeypatch):
+    def hang(s, key, scale, folder):
+        (folder/'started').touch()
+        time.sleep(60)
+    monkeypatch.setattr(cli, 'do', hang)
+    p = fork.Process(target=cli.work, args=('fig4','cpu',tmp_path))
+    p.start()
+    while not (tmp_path/'started').exists(): time.sleep(.01)
+    os.kill(p.pid, signal.SIGKILL)
+    p.join()
+    assert not (tmp_path/'cpu.jsonl').exists()
+    monkeypatch.setattr(cli, 'do', fake)
+    assert cli.work('fig4', 'cpu', tmp_path)==0 and len(results.read(tmp_path/'cpu.jsonl'))==3
+
+def test_a_torn_line_is_no_result(tmp_path):
+    f = tmp_path/'cpu.jsonl'
+    results.append(f, dict(key='a', n=1))
+    with f.open('ab') as o: o.write(b'{"key": "b", "n"')
+    assert list(results.read(f))==['a']
+    results.append(f, dict(key='b', n=2))
+    assert {k:d['n'] for k,d in results.read(f).items()}=={'a':1,'b':2}
+
+def test_runs_are_shared():
+    key = runs.key
+    fig1 = {(t['net'],t['r'],t['seed']):key(s) for t,s in runs.fig1('cpu')}
+    table1 = {(t['net'],t['seed']):key(s) for t,s in runs.table1('cpu')}
+    assert len({fig1[nm,0,0] for nm in runs.rules})==1 and len({fig1[nm,.1,0] for nm in runs.rules})==4
+    assert all(fig1[nm,.5,2]==table1[nm,2] for nm in runs.rules)
+    assert [key(s) for _,s in runs.fig4('cpu')]==[table1['mixup-C',i] for i in range(3)]
+    assert key(dict(a=1, b=None))==key(dict(a=1))!=key(dict(a=2))
+
+def test_the_recipe_is_chosen_on_held_out_images():
+    cands = runs.recipe('paper')
+    assert all(s['evaluate']=='held_out' for _,s in cands)
+    done = {runs.key(s): dict(figures=dict(single_acc=.9 if t['net']=='mixup' else .5)) for t,s in cands}
+    test = runs.recipe_test('paper', done)
+    assert [t['net'] for t,_ in test]==['mixup']*3 and all(s['evaluate']=='test' for _,s in test)
+    done.popitem()
+    assert runs.recipe_test('paper', done)==[]
+
+def test_held_out_images_are_not_trained_on():
+    s = dict(data='digits', bs=32, evaluate='held_out')
+    dls = train.loaders(s, 1)
+    a,b = (set(dl.dataset.items) for dl in dls.loaders)
+    assert not a&b and len(b)==train.n_held_out['digits'] and len(a|b)==1437
+    dls = train.loaders({**s, 'evaluate':'test', 'n_train':200}, 2, 50)
+    y = dls.train.data[1]
+    assert np.bincount(y.cpu()).tolist()==[20]*10 and len(dls.valid_ds)==50 and not set(dls.train_ds.items)&b
+    x1,x2,y1,y2 = next(iter(dls.valid))
+    assert len(set(y1.tolist()))>5 # not in the order of the classes: within a batch they are mixed
+
+def test_calibration():
+    p = tensor([[.8,.2],[.8,.2],[.3,.7],[.1,.9]])
+    res = train.calibration(p, tensor([0,1,1,1]), bins=10)
+    assert float(res['acc'])==.75
+    assert float(res['ece'])==pytest.approx((2*abs(.5-.8) + .3 + .1)/4)
+    assert float(res['brier'])==pytest.approx((.08 + 1.28 + .18 + .02)/4)
+
+def test_confusion():
+    y = tensor([[0,1],[0,1],[2,2],[1,0]])
+    pred = (tensor([[1,1],[0,0],[2,2],[2,0]])[...,None]==tensor(range(3))).float()
+    assert train.Confused(0).score(pred, y).tolist()==[1,0,0] and train.Wrong(0).score(pred, y).tolist()==[1,0,1]
+    assert train.Confused(1).score(pred, y).tolist()==[0,1,0] and train.Both().score(pred, y).tolist()==[0,0,1,0]
+
+# Verdicts, on lines made up for the purpose
+def made_up(claim, f, scale='cpu'): return {runs.key(s): dict(figures=f(t)) for t,s in runs.claims[claim](scale)}
+
+def verdict_of(claim, says, f, scale='cpu'):
+    r = next(r for r in verdicts.rules if r['claim']==claim and r['says'].startswith(says))
+    return verdicts.verdict(r, verdicts.frame(claim, scale, made_up(claim, f, scale)), scale)[0]
+
+noise = lambda t: .002*(t['seed']-1)
+@pytest.mark.parametrize('gain,want', [(.05,HOLDS), (-.05,FAILS), (.001,OPEN)])
+def test_fine_tuning_verdict(gain, want):
+    f = lambda t: dict(single_acc=.5, tuned_acc=.5+gain+noise(t))
+    assert verdict_of('table1', 'Fine-tuning helps mixup-X', f)==want
+
+def test_the_control_decides():
+    f = lambda t: dict(single_acc=.5, tuned_acc=.55+noise(t)*(t['net']!='ERM')) # ERM gains as much
+    assert verdict_of('table1', 'Fine-tuning helps mixup-X', f)==HOLDS
+    assert verdict_of('table1', 'Fine-tuning helps mixup-X more', f)==OPEN
+    worse = lambda t: dict(single_acc=.5, tuned_acc=.6 if t['net']=='ERM' else .55+noise(t))
+    assert verdict_of('table1', 'Fine-tuning helps mixup-X more', worse)==FAILS
+
+@pytest.mark.parametrize('loser,want', [(lambda i: .1,HOLDS), (lambda i: .5,FAILS), (lambda i: .1 if i<2 else .5,OPEN)])
+def test_one_head_wins(loser, want):
+    f = lambda t: {f"head_{t['seed']%2}":.6, f"head_{1-t['seed']%2}":loser(t['seed'])}
+    assert verdict_of('fig5', 'λ on images', f)==want
+    w = verdicts.winners(verdicts.frame('fig5', 'cpu', made_up('fig5', f)), 'images')
+    assert [int(h) for h in w]==[i%2 if loser(i)<.15 else -1 for i in range(5)]
+
+@pytest.mark.parametrize('slope,want', [(.5,HOLDS), (-.5,FAILS), (0,FAILS), (.02,OPEN)])
+def test_growth_with_r(slope, want):
+    f = lambda t: dict(train_top2=.4+slope*t['r']+3*noise(t)*t['r'])
+    assert verdict_of('fig1', 'Training accuracy grows with R: mixup-X', f)==want
+
+@pytest.mark.parametrize('confused,want', [(.03,HOLDS), (.3,FAILS), (.07,OPEN)])
+def test_confusion_verdict(confused, want):
+    spread = 10 if want==OPEN else 0
+    f = lambda t: {**{f'confused_{i}':confused+spread*noise(t) for i in (0,1)}, 'wrong_0':.18, 'wrong_1':.18} # .02 by chance
+    assert verdict_of('fig4', 'There is little confusion', f)==want
+
+def test_measured():
+    x = pd.Series([.01,.03], index=[0,1])
+    assert report.measured(x)=='+2.0 ± 1.4 (2 seeds)' and report.measured(x[:1])=='+1.0 (1 seed)' and report.measured(x[:0])==''
+    f = lambda t: {'head_0':.6, 'head_1':.1 if t['seed'] else .5}
+    w = verdicts.winners(verdicts.frame('fig5', 'cpu', made_up('fig5', f)), 'images')
+    assert report.measured(w)=='head 0 in 4, neither in 1'
+
+def test_order():
+    acc = {'mixup-X':.5, 'mixup-L':.6, 'mixup-C':.7}
+    f = lambda t: dict(tuned_acc=acc.get(t['net'], .4) + noise(t)*(t['net']=='mixup-L'))
+    assert verdict_of('table1', 'X below L below C, fine-tuned', f)==HOLDS
+    acc['mixup-C'] = .55
+    assert verdict_of('table1', 'X below L below C, fine-tuned', f)==FAILS
+
+def test_levels_are_for_the_paper_scale():
+    f = lambda t: dict(head_0=.884+noise(t)/10, head_1=.886)
+    assert [verdict_of('fig4', 'Test accuracy of the heads', f, sc) for sc in ('cpu','paper')]==[OPEN,HOLDS]
+    assert verdict_of('fig4', 'Both heads are equally good', f, 'smoke')==OPEN
+
+def test_every_rule_says_not_run_without_runs():
+    for r in verdicts.rules:
+        for sc in runs.scales: assert verdicts.verdict(r, verdicts.frame(r['claim'], sc, {}), sc)[0]==NONE
+
+def test_an_empty_report(tmp_path):
+    cli.main(['report', '--results', str(tmp_path)])
+    s = (tmp_path/'CLAIMS.md').read_text()
+    assert all(t in s for t in report.titles.values()) and HOLDS not in s.split('##', 1)[1] and s.count(NONE)>100
+
+def test_claims_are_in_step_with_the_results():
+    assert (results.here/'CLAIMS.md').read_text()==report.text(results.here/'results')
+
+@pytest.mark.parametrize('argv', [['fig3'], ['fig1','--scale','huge'], ['fig1','--jobs','0'], []])
+def test_bad_arguments(argv, capsys):
+    with pytest.raises(SystemExit) as e: cli.main(argv)
+    err = capsys.readouterr().err
+    assert e.value.code==2 and err.count('\n')==1 and err.startswith('fastmix-paper: error: ')
+
+def test_a_diverged_run_is_written_down(tmp_path, monkeypatch):
+    def diverge(*a): raise FloatingPointError('the loss is not finite')
+    monkeypatch.setattr(train, 'train', diverge)
+    cli.main(['fig4', '--results', str(tmp_path)])
+    d, = results.read(tmp_path/'smoke.jsonl').values()
+    assert d['failed']=='the loss is not finite' and d['figures']=={}
+
+def test_interrupt(tmp_path, monkeypatch, capsys):
+    def stop(*a): raise KeyboardInterrupt
+    monkeypatch.setattr(cli, 'do', stop)
+    with pytest.raises(SystemExit) as e: cli.main(['fig4', '--results', str(tmp_path)])
+    assert e.value.code==130 and capsys.readouterr().err.count('\n')==1
