@@ -99,7 +99,7 @@ def learner(s, dls):
 
 def checkpoints(folder, s):
     "Go on where an interrupted run stopped"
-    return [fastmix.all.Checkpoint(folder, resume=True, settings=s)] if hasattr(fastmix.all, 'Checkpoint') else []
+    return [Checkpoint(folder, resume=True, settings=s)]
 
 def fit(learn, f, n, cbs):
     "Curves of `f(n)`, a fit of `n` epochs: metrics on the training batches as they were seen, and on evaluation images"

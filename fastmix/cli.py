@@ -217,7 +217,9 @@ def train(
     from fastai.vision.all import ProgressCallback, noop, rank_distrib, set_seed
     from fastmix.distributed import join_processes, leave_processes
     from fastmix.resuming import RunLog, on_rank0
+    from fastmix.training import pick_precision
     join_processes()
+    s['precision'] = on_rank0(lambda: pick_precision(precision)) # now, so that a resumed run has the same
     set_seed(seed)
     learn,rank = make_learner(s, make_dls(s)),rank_distrib()
     learn.path = on_rank0(lambda: run_folder(s))

@@ -7,6 +7,7 @@ __all__ = ['nesterov_sgd', 'step_decay', 'StepDecay', 'DevicePrecision', 'has_fa
            'SmoothLoss', 'LossWatch']
 
 # %% ../nbs/04_training.ipynb #fc55680d
+from functools import lru_cache
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.fp16 import AMPMode, MixedPrecision
@@ -84,23 +85,50 @@ def one_batch(self:Learner, i, b):
         for cb in self.cbs.filter(risinstance(DevicePrecision)): cb._leave()
 
 # %% ../nbs/04_training.ipynb #ba687023
+def _three_stages(): # as a CIFAR ResNet has them
+    return nn.Sequential(*[nn.Sequential(nn.Conv2d(i, o, 3, 1 + (i!=o), 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
+                           for i,o in ((16,16),(16,16),(16,32),(32,32),(32,64),(64,64))])
+
+@lru_cache
+def bf16_gain(
+    rounds:int=4 # The fastest of them counts
+)->float:
+    "How many times as fast as in float32 this CPU trains convolutions in bfloat16"
+    def seconds(half):
+        start = time.perf_counter()
+        with autocast('cpu', torch.bfloat16, enabled=half): out = net(x)
+        out.float().sum().backward()
+        return time.perf_counter()-start
+    with torch.random.fork_rng(devices=[]):
+        net,x = (o.to(memory_format=torch.channels_last) for o in (_three_stages(), torch.randn(64,16,32,32)))
+    fp32,bf16 = np.array([[seconds(False),seconds(True)] for _ in range(rounds)]).min(0)
+    return fp32/bf16
+
 def has_fast_bf16(
     device:torch.device # Where the training runs
 )->bool:
-    "Whether `device` multiplies in bfloat16 faster than in float32"
+    "Whether `device` trains in bfloat16 faster than in float32; a CPU with instructions for it is asked by trying"
     if device.type=='cuda': return torch.cuda.is_bf16_supported(including_emulation=False)
-    amx = getattr(torch.cpu, '_is_amx_tile_supported', None) # PyTorch has no public question for it
-    return device.type=='cpu' and bool(amx and amx())
+    asks = [getattr(torch.cpu, f'_is_{o}_supported', None) for o in ('avx512_bf16','amx_tile')] # PyTorch has no public question for it
+    return device.type=='cpu' and any(f and f() for f in asks) and bf16_gain()>1.1
+
+def pick_precision(
+    precision:str, # `'fp32'`, `'bf16'`, `'fp16'` or `'auto'`: bf16 where the device is fast at it, else fp32
+    device=None # Where the training runs; `None`: fastai's default device
+)->str: # `'fp32'`, `'bf16'` or `'fp16'`
+    "What `precision` comes to on `device`"
+    check_choice('precision', precision, ('auto','fp32','bf16','fp16'))
+    if precision!='auto': return precision
+    return 'bf16' if has_fast_bf16(torch.device(ifnone(device, default_device()))) else 'fp32'
 
 def set_precision(
     learn:Learner, # Gets callbacks for precision and memory format
-    precision:str='auto', # `'fp32'`: exact; `'bf16'`, `'fp16'`: autocast; `'auto'`: bf16 where the device is fast at it
+    precision:str='auto', # `'fp32'`: exact; `'bf16'`, `'fp16'`: autocast; `'auto'`: bf16 where the device is fast at it, else fp32
     channels_last:bool=True # Whether the network's weights have their channels last
 )->str: # What was chosen, in words
     "Choose precision and memory format for the learner's device"
-    check_choice('precision', precision, ('auto','fp32','bf16','fp16'))
     device = torch.device(ifnone(learn.dls.device, default_device()))
-    if precision=='auto': precision = 'bf16' if has_fast_bf16(device) else 'fp32'
+    precision = pick_precision(precision, device)
     learn.remove_cbs([MixedPrecision, ChannelsLast])
     if channels_last: learn.add_cb(ChannelsLast())
     if precision!='fp32': learn.add_cb(DevicePrecision(amp_mode=precision))

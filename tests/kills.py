@@ -6,7 +6,7 @@ import torch
 import fastmix.all, fastmix.cli # once: the processes to be killed are forks of this one
 from fastai.vision.all import *
 
-args = '--epochs 4 --bs 128 --size 8 --seed 3'.split()
+args = '--epochs 4 --bs 128 --size 8 --seed 3 --precision fp32'.split()
 fastmix.cli.plot_pairs = fastmix.cli.plot_curves = noop # pictures are not what is compared
 
 def child(folder, rank, world, port, extra):
@@ -33,7 +33,7 @@ def start(folder, world, *extra):
         pids.append(pid)
     return pids
 
-def wait(pids, limit=90):
+def wait(pids, limit=240):
     "Exit status of each, 'hangs' where there is none in time"
     res,end = {},time.time()+limit
     while len(res)<len(pids) and time.time()<end:

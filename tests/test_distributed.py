@@ -59,7 +59,7 @@ def test_said_once(ran):
     assert out.count('2 processes with 4 samples each, 8 in every step; batch norm of each on its own')==len(kinds)+3
     assert len(out)==2*(len(kinds)+3)
 
-train = '--epochs 2 --bs 64 --size 8 --arch resnet20 --seed 1 --data digits'.split()
+train = '--epochs 2 --bs 64 --size 8 --arch resnet20 --seed 1 --precision fp32'.split()
 
 def test_launchers(tmp_path):
     "torchrun, Accelerate (its word for several processes is multi_gpu, with GPUs or without), and two machines that meet over the network"
