@@ -24,6 +24,8 @@ class Mixed:
 
     @property
     def labels(self): return torch.stack([yb[0] for yb in self.ybs], 1) # `[b,n]`
+    @property
+    def numbers(self): return bool(self.ybs[0]) and self.ybs[0][0].is_floating_point() # targets to be mixed themselves
 
 class MixBase(Callback):
     "When to mix, with whom, and the random numbers for it"
@@ -57,7 +59,17 @@ class MixBase(Callback):
         if self.training: self.count += 1
         return partial(keyed_rng, self.seed, *key, device=device)
 
-    def draw(self, dist, bs, g): return draw_weights(dist, 1 if self.per=='batch' else bs, self.n_samples, g)
+    def draw(self, dist, bs, g): # a row for each sample, or one for all
+        constant = isinstance(dist, Fixed) or dist==0
+        return draw_weights(dist, 1 if constant or self.per=='batch' else bs, self.n_samples, g)
+
+    def apply(self):
+        "Mix the learner's batch; how it was `Mixed`, if it has targets"
+        xb,yb = ([cast(t, Tensor) for t in b] for b in (self.xb, self.yb)) # as `CastToTensor` will: fastai's types are slow
+        self.learn.xb,self.learn.yb,mixed = self.mix_batch(tuple(xb), tuple(yb), self.generators(xb[0].device))
+        return mixed if yb else None
+
+    def set_loss(self, loss): self.learn.loss_grad,self.learn.loss = loss.mean(),loss.clone() # `mean`: for losses that do not reduce
 
 # %% ../nbs/06_callback.ipynb #66a1ff86
 def rhythm(
@@ -95,14 +107,13 @@ class Mix(MixBase):
         g # Generators of each purpose, as `generators` makes them
     )->tuple: # `xb`, `yb`, and how they were `Mixed` (its labels only if they are classes)
         "Mix a batch; nothing of it is written to"
-        x = self._check(xb)
-        bs = len(x)
-        idx = partners(bs, self.n_samples, self.partner, yb[0] if yb else None, g(0))
+        x,bs = self._check(xb),len(xb[0])
+        idx = partners(bs, self.n_samples, self.partner, first(yb), g(0))
         w_x = self.draw(self.x_dist, bs, g(1))
         w_l = w_x if self.l_dist is None else self.draw(self.l_dist, bs, g(2))
-        mixed = Mixed([tuple(y[i] for y in yb) for i in idx], w_x.expand(bs,-1), w_l, idx)
-        numbers = yb and yb[0].is_floating_point()
-        return (mix(x, idx, w_x),),tuple(mix(y, idx, w_l) for y in yb) if numbers else yb,mixed
+        mixed = Mixed([yb] + [tuple(y[i] for y in yb) for i in idx[1:]], w_x.expand(bs,-1), w_l, idx)
+        if mixed.numbers: yb = tuple(mix(y, idx, w_l) for y in yb)
+        return (mix(x, idx, w_x),),yb,mixed
 
     def _check(self, xb):
         if len(xb)!=1: raise ValueError(f'{type(self).__name__} mixes the images of a batch with each other: '
@@ -111,16 +122,13 @@ class Mix(MixBase):
         return xb[0]
 
     def before_batch(self):
-        self.mixed = None
-        if not self.mixing: return
-        self.learn.xb,yb,mixed = self.mix_batch(self.xb, self.yb, self.generators(self.xb[0].device))
-        if self.yb and yb is self.yb: self.mixed = mixed # classes: the loss mixes them
-        self.learn.yb = yb
+        self.mixed = self.apply() if self.mixing else None
+        if self.mixed and self.mixed.numbers: self.mixed = None # only classes are left to the loss
 
     def after_loss(self):
-        if self.mixed is None: return
-        loss = mixed_loss(self.loss_func, self.pred, self.mixed.ybs, self.mixed.w_l, self.loss_grad)
-        self.learn.loss_grad,self.learn.loss = loss.mean(),loss.clone() # `mean` is for losses that do not reduce
+        if not self.mixed: return
+        self.set_loss(mixed_loss(self.loss_func, self.pred, self.mixed.ybs, self.mixed.w_l, self.loss_grad,
+            permuted=self.partner!='other_class'))
 
 # %% ../nbs/06_callback.ipynb #cbd73a15
 class Mixup(Mix):
@@ -221,7 +229,7 @@ class MixupC(MixBase):
         "Fill the slots and scale them; nothing of the batch is written to"
         idx,w_x,w_l = None,None,None
         if len(xb)==1 and self.n_samples>1:
-            idx = partners(len(xb[0]), self.n_samples, self.partner, yb[0] if yb else None, g(0))
+            idx = partners(len(xb[0]), self.n_samples, self.partner, first(yb), g(0))
             xb,yb = tuple(xb[0][i] for i in idx),tuple(y[i] for y in yb for i in idx)
         if len(xb)!=self.n_samples: raise ValueError(f'loaders of {len(xb)} slots: expected n_samples={self.n_samples}, as this MixupC has')
         if not self.mixing: return xb,yb,Mixed([(y,) for y in yb], idx=idx)
@@ -238,14 +246,9 @@ class MixupC(MixBase):
         ys[self.random_label] = torch.randint(get_c(self.dls), (bs,), generator=g, device=g.device)
         return tuple(ys)
 
-    def before_batch(self):
-        self.learn.xb,self.learn.yb,mixed = self.mix_batch(self.xb, self.yb, self.generators(self.xb[0].device))
-        self.mixed = mixed if self.yb else None
-
+    def before_batch(self): self.mixed = self.apply()
     def after_loss(self):
-        if self.mixed is None or self.mixed.w_l is None: return
-        loss = self.loss_func(self.pred, *self.yb, w=self.mixed.w_l)
-        self.learn.loss_grad,self.learn.loss = loss.mean(),loss.clone()
+        if self.mixed and self.mixed.w_l is not None: self.set_loss(self.loss_func(self.pred, *self.yb, w=self.mixed.w_l))
 
 # %% ../nbs/06_callback.ipynb #1f5afdd2
 def _names(y, vocab): return str(vocab[int(y)]) if y.ndim==0 and not y.is_floating_point() and vocab is not None else str(y.tolist())
@@ -262,7 +265,7 @@ def show_mixed(self:Learner,
     cb = next((c for c in self.cbs if hasattr(type(c), 'mix_batch')), None)
     if cb is None: raise ValueError('no mixing callback in this learner: expected one, as Mixup()')
     n,b = self.dls.n_inp,self.dls.one_batch()
-    show = lambda x: self.dls.train.decode((x,)*n + tuple(b[n:]))[0].as_subclass(Tensor) # without the loader's normalisation
+    show = lambda x: self.dls.train.decode((retain_type(x, b[0]),)*n + tuple(b[n:]))[0].as_subclass(Tensor) # not normalised
     training,self.training = self.training,True
     try: xb,_,m = cb.mix_batch(tuple(b[:n]), tuple(b[n:]), partial(keyed_rng, seed, device=b[0].device))
     finally: self.training = training

@@ -42,6 +42,9 @@ class_losses = [CrossEntropyLossFlat(), nn.CrossEntropyLoss(), F.cross_entropy, 
     partial(F.cross_entropy, weight=ws), LabelSmoothingCrossEntropyFlat(), LabelSmoothingCrossEntropy(weight=ws), FocalLossFlat(), FocalLossFlat(weight=ws),
     nn.MultiMarginLoss(), lambda p,y,reduction='mean': F.nll_loss(p.log_softmax(1), y, reduction=reduction)]
 
+# fastai's label smoothing with class weights divides one of its terms by their sum and the other by the batch's size
+averaged_once = [o for o in class_losses if not isinstance(o, LabelSmoothingCrossEntropy)]
+
 @pytest.mark.parametrize('loss', class_losses, ids=repr)
 @pytest.mark.parametrize('per', ['sample','batch'])
 def test_all_weight_on_the_first_sample_is_no_mixing_at_all(loss, per):
@@ -58,7 +61,7 @@ def test_one_lambda_a_batch_is_the_written_formula(loss):
     assert torch.allclose(got, want)
     assert torch.allclose(*[torch.autograd.grad(o, p)[0] for o in (got,want)], atol=1e-7)
 
-@pytest.mark.parametrize('loss', [o for o in class_losses if not isinstance(o, (LabelSmoothingCrossEntropy))], ids=repr)
+@pytest.mark.parametrize('loss', averaged_once, ids=repr)
 def test_equal_lambdas_agree_with_one_lambda(loss):
     "Permuted labels are averaged alike, so a λ per sample that is the same for all is the λ of the batch; with its gradient"
     p,y1 = torch.randn(9,3, requires_grad=True),torch.arange(9)%3
@@ -75,6 +78,32 @@ def test_per_sample_weighted_cross_entropy_in_float64():
     got = mixed_loss(nn.CrossEntropyLoss(weight=ws.double()), p, [(y1,),(y2,)], torch.stack([lam,1-lam], 1))
     assert torch.allclose(got, want)
     assert torch.allclose(*[torch.autograd.grad(o, p)[0] for o in (got,want)], atol=1e-12)
+
+@pytest.mark.parametrize('loss', averaged_once, ids=repr)
+def test_permuted_labels_need_no_second_look_at_how_they_are_averaged(loss):
+    p,y,w = torch.randn(9,3, requires_grad=True),torch.arange(9)%3,draw_weights(.5, 9)
+    a,b = (mixed_loss(loss, p, [(y,),(y.roll(2),)], w, permuted=o) for o in (True,False))
+    assert torch.allclose(a, b, atol=1e-6)
+    assert torch.allclose(*[torch.autograd.grad(o.sum(), p)[0] for o in (a,b)], atol=1e-6)
+
+def test_partners_of_another_class_have_their_gradient():
+    "They are no permutation, so class weights average them otherwise; against the formula"
+    p,y,y2 = torch.randn(9,3, dtype=torch.double, requires_grad=True),torch.arange(9)%2,torch.full((9,), 2)
+    lam,f = torch.rand(9).double(),nn.CrossEntropyLoss(weight=ws.double(), reduction='none')
+    want = (lam*f(p, y)).sum()/ws[y].sum() + ((1-lam)*f(p, y2)).sum()/ws[y2].sum()
+    got = mixed_loss(nn.CrossEntropyLoss(weight=ws.double()), p, [(y,),(y2,)], torch.stack([lam,1-lam], 1))
+    assert torch.allclose(*[torch.autograd.grad(o, p)[0] for o in (got,want)], atol=1e-12)
+
+def test_constant_label_weights_need_no_reduction():
+    "Half and half for the whole batch is the mean of two losses, of whatever kind"
+    learn = learner([MixupX(seed=0), g:=Grab()], own)
+    seen = []
+    class See(Callback):
+        order = 1
+        def before_batch(self): seen.append(self.mixup_x.mixed and [yb[0] for yb in self.mixup_x.mixed.ybs])
+    learn.fit(1, cbs=See())
+    loss,_,pred = g.seen[0]
+    assert torch.allclose(loss, (own(pred, seen[0][0]) + own(pred, seen[0][1]))/2)
 
 def test_equal_to_fastai():
     "fastai's MixUp with the same λ and partners, one after the other on the same network"
