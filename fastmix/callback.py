@@ -29,7 +29,7 @@ class Mixed:
 
 class MixBase(Callback):
     "When to mix, with whom, and the random numbers for it"
-    order,_stateattrs = 0,('mixed',) # before autocast begins
+    order,_stateattrs,mixed = 0,('mixed',),None # before autocast begins
     def __init__(self,
         n_samples:int=2, # Number N of samples in a mixture
         partner:str='any', # With whom: `'any'`, `'other'` (never itself), `'other_class'`
@@ -42,7 +42,7 @@ class MixBase(Callback):
         self.per,self.mix_valid = check_choice('per', per, ('sample','batch')),mix_valid
         self.seed = seed if seed is None else check_int('seed', seed, 0)
         if when is not None and not callable(when): raise ValueError(f'when={when!r}: expected a function of epoch and number of epochs')
-        self.when,self.count,self.mixed = when,0,None
+        self.when,self.count = when,0
 
     def _forget(self): self.mixed = None
     before_train = before_validate = after_fit = _forget # what an interrupted batch left does not reach the metrics
@@ -55,9 +55,10 @@ class MixBase(Callback):
 
     def generators(self, device): # a function of the purpose: draws for partners, images and labels are independent
         if self.seed is None: self.seed = int(torch.randint(2**31, ()))
-        key = (0, rank_distrib(), self.count) if self.training else (1, self.iter) # validation is the same every epoch
-        if self.training: self.count += 1
-        return partial(keyed_rng, self.seed, *key, device=device)
+        train = self.training
+        i = self.count if train else self.iter # validation is the same every epoch
+        self.count += train
+        return partial(keyed_rng, self.seed, int(train), rank_distrib(), i, device=device)
 
     def draw(self, dist, bs, g): # a row for each sample, or one for all
         constant = isinstance(dist, Fixed) or dist==0

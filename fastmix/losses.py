@@ -99,8 +99,9 @@ class HeadsLoss:
     @reduction.setter
     def reduction(self, v): self.func.reduction = v
     def activation(self, x): return getcallable(self.func, 'activation')(x)
-    def decodes(self, x): # one tensor per slot: each head's class, or the classes of one softmax in order
-        return x.argmax(-1).unbind(1) if x.ndim>2 else x.topk(self.n, dim=1).indices.unbind(1)
+    def decodes(self, x): # one tensor per slot: each head decoded as `func` does it, or the classes of one softmax in order
+        if x.ndim==2: return x.topk(self.n, dim=1).indices.unbind(1)
+        return tuple(map(getattr(self.func, 'decodes', partial(torch.argmax, dim=-1)), x.unbind(1)))
     def to(self, device):
         if hasattr(self.func, 'to'): self.func.to(device)
     def __repr__(self): return f"{'Mean' if self.mean else 'Sum'} over {self.n} slots of {self.func}"

@@ -1,5 +1,5 @@
 "The mixing callbacks under every loss, batch and interruption"
-import io, pickle, pytest, torch
+import io, pickle, pytest, torch, zipfile
 from types import SimpleNamespace
 from fastai.vision.all import *
 from fastai.callback.all import *
@@ -7,6 +7,7 @@ from fastmix.all import *
 from fastmix.core import keyed_rng
 from fastmix.losses import mixed_loss
 from functools import partial
+from torch.distributions import Beta
 
 def dls(n=20, c=3, bs=8, y=None, **kw):
     g = torch.Generator().manual_seed(0)
@@ -251,6 +252,71 @@ def test_choice_of_rules():
     learn.fit(4)
     freq = {k:seen.count(k)/len(seen) for k in set(seen)}
     assert abs(freq['MixupX']-.5)<.1 and abs(freq['Mixup']-.25)<.1 and abs(freq['NoneType']-.25)<.1
+
+@pytest.mark.parametrize('backend', ['aot_eager', pytest.param('inductor', marks=pytest.mark.slow)])
+def test_a_compiled_model_trains_as_it_would(backend):
+    got = []
+    for comp in (noop, partial(torch.compile, backend=backend)):
+        learn = learner(Mixup(seed=0), model=comp(net()), d=dls(24))
+        learn.fit(2)
+        got.append(weights(learn.model))
+    assert torch.allclose(*got, atol=1e-5)
+
+def image(i): return TensorImage(torch.randn(3,8,8, generator=torch.Generator().manual_seed(i)))
+def one_class(i): return TensorCategory(i%3)
+def one_hot(i): return TensorMultiCategory([1.,i%2,0])
+def number(i): return tensor([i/10])
+
+def small(y=one_class): return Datasets(range(24), [[image],[y]], splits=[range(16), range(16,24)]).dataloaders(bs=8, device='cpu')
+
+@pytest.mark.parametrize('arch', [models.resnet18, 'resnet10t'], ids=['torchvision','timm'])
+def test_vision_learner(arch):
+    "A body of each kind, frozen and then whole; the callback mixes in both"
+    loss = CrossEntropyLossFlat()
+    learn = vision_learner(small(), arch, n_out=3, normalize=False, pretrained=False, loss_func=loss, metrics=[accuracy, Top2All()], cbs=Mixup(seed=0))
+    learn.remove_cb(ProgressCallback)
+    learn.logger,learn.recorder.train_metrics = noop,True
+    learn.fine_tune(1)
+    rec = dict(zip(learn.recorder.metric_names[1:], learn.recorder.values[-1]))
+    assert learn.loss_func is loss and 0<=rec['train_top2_all']<=1 and np.isfinite(rec['train_loss'])
+    assert learn.mixup.count==4 # two batches frozen, two of the whole
+    assert torch.allclose(learn.get_preds()[0].sum(1), torch.ones(8), atol=1e-4)
+
+@pytest.mark.parametrize('loss,y,c', [(o,one_class,3) for o in class_losses[:13]] +
+    [(BCEWithLogitsLossFlat(),one_hot,3), (nn.BCEWithLogitsLoss(),one_hot,3), (MSELossFlat(),number,1), (L1LossFlat(),number,1), (nn.MSELoss(),number,1)], ids=repr)
+def test_an_export_holds_nothing_of_a_batch(loss, y, c, tmp_path):
+    "An export after an interrupted fit has not one tensor more than one that was never mixed; fastai's MixUp has"
+    def tensors(cb):
+        learn = learner(cb, loss, small(y), net(c), path=tmp_path)
+        try: learn.fit(1, cbs=Stop(RuntimeError('boom')))
+        except RuntimeError: pass
+        learn.export('a.pkl')
+        with zipfile.ZipFile(tmp_path/'a.pkl') as z: return sum('/data/' in n for n in z.namelist())
+    want = tensors(None)
+    assert tensors([Mixup(seed=0)])==want
+    new = load_learner(tmp_path/'a.pkl')
+    assert type(new.loss_func) is type(loss) and new.mixup.mixed is None
+    dl = new.dls.test_dl(list(range(16,24)))
+    assert np.isfinite(new.get_preds(dl=dl)[0]).all()
+    if isinstance(loss, CrossEntropyLossFlat): assert tensors(MixUp())>want
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('cb', [Mixup(), MixupX(), MixupL(), MixupXL(), Mixup(Beta(.4,.4)), Mixup(n_samples=3), Mixup(partner='other'), Mixup(partner='other_class'),
+    Mixup(per='batch'), SamplePairing(), MixupC(lam_x=.5, lam_l=.5, random_label=1)], ids=repr)
+def test_no_host_synchronisation(cb):
+    x,y = torch.randn(64,3,32,32, device='cuda'),torch.arange(64, device='cuda')%10
+    multi = isinstance(cb, MixupC)
+    cb.learn = SimpleNamespace(training=True, epoch=0, n_epoch=1, dls=SimpleNamespace(c=10), loss_func=HeadsLoss() if multi else CrossEntropyLossFlat(),
+        pred=torch.randn(64, *[2]*multi, 10, device='cuda', requires_grad=True))
+    for strict in (False,True): # the first time warms up
+        torch.cuda.set_sync_debug_mode('error' if strict else 'default')
+        try:
+            cb.learn.xb,cb.learn.yb = (x,),(y,)
+            cb.before_batch()
+            cb.learn.loss_grad = cb.learn.loss_func(cb.learn.pred, *cb.learn.yb)
+            cb.after_loss()
+            cb.learn.loss_grad.backward()
+        finally: torch.cuda.set_sync_debug_mode('default')
 
 # ---------- metrics
 
