@@ -38,7 +38,8 @@ def check_dist(
     "`dist` if weights can be drawn from it, else a `ValueError` that names it"
     if isinstance(dist, (Fixed, Distribution)) or callable(dist): return dist
     if isinstance(dist, Real): return check_number(name, dist, 0, .5)
-    raise ValueError(f'{name}={dist!r}: expected a half-width in 0..0.5, Fixed(lam), a torch distribution or a function of a shape')
+    raise ValueError(f'{name}={dist!r}: expected a half-width in 0..0.5, Fixed(lam), a torch distribution '
+                     'or a function of a shape')
 
 # %% ../nbs/00_core.ipynb #8d452217
 def _half_width(r, bs, n, g):
@@ -48,12 +49,13 @@ def _half_width(r, bs, n, g):
     d = torch.empty(bs, n, device=g.device).exponential_(generator=g)
     return (1-2*r)/n + 2*r*d/d.sum(1, keepdim=True)
 
-def _dirichlet(dist, bs, n, g): # the sampler under torch's own Beta and Dirichlet, here with a generator and on its device
+def _dirichlet(dist, bs, n, g): # the sampler under torch's own Beta and Dirichlet, here with a generator on its device
     c = torch.stack([dist.concentration1, dist.concentration0], -1) if isinstance(dist, Beta) else dist.concentration
-    w = torch._sample_dirichlet(c.to(g.device, torch.float32, non_blocking=True).expand(bs, -1).contiguous(), generator=g)
+    c = c.to(g.device, torch.float32, non_blocking=True)
+    w = torch._sample_dirichlet(c.expand(bs, -1).contiguous(), generator=g)
     return w[:,0] if isinstance(dist, Beta) else w
 
-def _seeded(f, g): # `f()` under torch's global generator, which most distributions draw from, and which is put back after
+def _seeded(f, g): # `f()` under torch's global generator, which most distributions draw from; it is put back after
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(g.initial_seed())
         return f()
@@ -80,7 +82,7 @@ def _to_weights(w, dist, bs, n, device):
         w = w.expand(bs)
         rest = (1-w)/(n-1) if n>1 else w[:0]
         w = torch.stack([w] + [rest]*(n-1), 1)
-    if w.shape!=(bs,n): raise ValueError(f'{dist!r} gave weights of shape {tuple(w.shape)}: expected {(bs,)} or {(bs,n)}')
+    if w.shape!=(bs,n): raise ValueError(f'{dist!r} gave weights of {tuple(w.shape)}: expected {(bs,)} or {(bs,n)}')
     return w
 
 # %% ../nbs/00_core.ipynb #6b325659
@@ -92,9 +94,9 @@ def other_class(
 )->Tensor: # Indices into `y` `[n]`
     "For every sample one of another class, each as likely, and independent of the rest; any, where there is none"
     y,n = y.as_subclass(Tensor),len(y)
-    if y.ndim!=1: raise ValueError("partner='other_class': expected one class per sample, these have several; use 'other'")
+    if y.ndim!=1: raise ValueError("partner='other_class': expected a class per sample, not several; use 'other'")
     y_sorted,order = y.sort()
-    start,end = torch.searchsorted(y_sorted, y),torch.searchsorted(y_sorted, y, right=True) # the own class, to be jumped over
+    start,end = (torch.searchsorted(y_sorted, y, right=r) for r in (False,True)) # the own class, to be jumped over
     others = (n-1-end+start)%n + 1 # n, where all are of one class
     return order[(end + (torch.rand(n, generator=g, device=y.device)*others).long())%n]
 

@@ -26,7 +26,7 @@ def unreduced(
     except (TypeError, ValueError): ps = []
     if any(p.name=='reduction' or p.kind==p.VAR_KEYWORD for p in ps): return partial(loss_func, reduction='none')
     name = getattr(loss_func, '__name__', type(loss_func).__name__)
-    raise TypeError(f"{name} has no `reduction`, so it cannot weigh single samples: give it one, or mix with per='batch'")
+    raise TypeError(f"{name} has no `reduction`, so it cannot weigh samples: give it one, or mix with per='batch'")
 
 def _copy_loss(f): # fastai's flat losses and `HeadsLoss` hold the real one in `func`
     f = copy(f)
@@ -75,7 +75,7 @@ def weighted_loss(
 
 # %% ../nbs/01_losses.ipynb #ea8f0047
 class HeadsLoss:
-    "The loss of each head on its own slot, added up (section 4.2); for one softmax, the mean over the slots' labels (4.1)"
+    "Each head's loss on its own slot, added up (section 4.2); for one softmax, the mean over the slots' labels (4.1)"
     def __init__(self,
         func=None, # Loss of one head; `None`: `CrossEntropyLossFlat`
         n:int=2, # Number of slots
@@ -88,7 +88,7 @@ class HeadsLoss:
         w:Tensor=None, # Weights of the slots' losses `[b,n]` (section 5.3); `None`: all 1, or all 1/n for one softmax
         **kwargs # For `func`
     )->Tensor: # As `func` shapes it
-        if len(ys)!=self.n: raise ValueError(f'{len(ys)} labels came for each sample: expected n={self.n}, one per slot')
+        if len(ys)!=self.n: raise ValueError(f'{len(ys)} labels for each sample: expected n={self.n}, one per slot')
         preds = pred.unbind(1) if pred.ndim>2 else [pred]*self.n
         f = [partial(weighted_loss, self.func, w=w_) for w_ in w.T] if w is not None else [self.func]*self.n
         total = sum(f_(p, y, **kwargs) for f_,p,y in zip(f, preds, ys))
@@ -99,7 +99,7 @@ class HeadsLoss:
     @reduction.setter
     def reduction(self, v): self.func.reduction = v
     def activation(self, x): return getcallable(self.func, 'activation')(x)
-    def decodes(self, x): # one tensor per slot: each head decoded as `func` does it, or the classes of one softmax in order
+    def decodes(self, x): # one tensor per slot: each head's, as `func` decodes, or one softmax's classes in order
         if x.ndim==2: return x.topk(self.n, dim=1).indices.unbind(1)
         return tuple(map(getattr(self.func, 'decodes', partial(torch.argmax, dim=-1)), x.unbind(1)))
     def to(self, device):

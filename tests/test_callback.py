@@ -5,9 +5,10 @@ from fastai.vision.all import *
 from fastai.callback.all import *
 from fastmix.all import *
 from fastmix.core import keyed_rng
-from fastmix.losses import mixed_loss
+from fastmix.losses import mixed_loss, unreduced
 from functools import partial
-from torch.distributions import Beta
+from hypothesis import given, settings, strategies as st
+from torch.distributions import Beta, Uniform
 
 def dls(n=20, c=3, bs=8, y=None, **kw):
     g = torch.Generator().manual_seed(0)
@@ -243,6 +244,28 @@ def test_the_rhythm_is_kept():
     learner([SamplePairing(on=2, off=1), See()]).fit(6)
     assert {e:m for e,m in seen}=={0:True,1:True,2:False,3:True,4:True,5:False}
 
+def test_switched_off_from_an_epoch_on():
+    seen = []
+    class See(Callback):
+        order,run_valid = 1,False
+        def before_batch(self): seen.append((self.epoch, self.mixup.mixed is not None))
+    learner([Mixup(when=partial(until, end=.5)), See()]).fit(4)
+    assert dict(seen)=={0:True,1:True,2:False,3:False}
+
+@pytest.mark.parametrize('d', [Beta(.4,.4), Uniform(0.,1.), lambda s: torch.rand(s)], ids=repr)
+def test_weights_of_images_and_labels_are_drawn_independently(d):
+    cb = MixupXL(d, d)
+    m = cb.mix_batch((torch.randn(2000,1,1,1),), (torch.zeros(2000).long(),), partial(keyed_rng, 0))[2]
+    assert torch.corrcoef(torch.stack([m.w_x[:,0], m.w_l[:,0]]))[0,1].abs()<.1
+
+def test_weights_are_float32_under_autocast():
+    seen = []
+    class See(Callback):
+        run_valid = False
+        def after_pred(self): seen.append((self.pred.dtype, self.mixup.mixed.w_x.dtype, self.mixup.mixed.w_l.dtype, self.x.dtype))
+    learner([Mixup(), DevicePrecision('bf16'), See()]).fit(1)
+    assert set(seen)=={(torch.bfloat16, *[torch.float32]*3)}
+
 def test_choice_of_rules():
     seen = []
     class See(Callback):
@@ -252,6 +275,20 @@ def test_choice_of_rules():
     learn.fit(4)
     freq = {k:seen.count(k)/len(seen) for k in set(seen)}
     assert abs(freq['MixupX']-.5)<.1 and abs(freq['Mixup']-.25)<.1 and abs(freq['NoneType']-.25)<.1
+
+@given(st.integers(1,257), st.integers(1,4), st.integers(0,2**31), st.sampled_from(class_losses[:3] + class_losses[9:10] + [FocalLossFlat(), nn.MultiMarginLoss()]))
+@settings(max_examples=40, deadline=None)
+def test_any_mixture_under_any_loss_is_the_written_formula(bs, n, seed, loss):
+    "Value and gradient, in float64 where the loss allows it, for losses that are means over the batch"
+    g = keyed_rng(seed)
+    pred = torch.randn(bs, 3, generator=g).double().requires_grad_()
+    y,w = torch.randint(3, (bs,), generator=g),draw_weights(.5, bs, n, g).double()
+    ys = [y[i] for i in partners(bs, n, g=g)]
+    want = sum((w[:,k]*unreduced(loss)(pred, ys[k])).mean() for k in range(n))
+    for permuted in (True,False):
+        got = mixed_loss(loss, pred, [(o,) for o in ys], w, permuted=permuted)
+        assert torch.allclose(got.double(), want.double(), atol=1e-6)
+        assert torch.allclose(*[torch.autograd.grad(o, pred, retain_graph=True)[0] for o in (got,want)], atol=1e-6)
 
 @pytest.mark.parametrize('backend', ['aot_eager', pytest.param('inductor', marks=pytest.mark.slow)])
 def test_a_compiled_model_trains_as_it_would(backend):
@@ -294,6 +331,11 @@ def test_an_export_holds_nothing_of_a_batch(loss, y, c, tmp_path):
         with zipfile.ZipFile(tmp_path/'a.pkl') as z: return sum('/data/' in n for n in z.namelist())
     want = tensors(None)
     assert tensors([Mixup(seed=0)])==want
+    if y is one_class:
+        learn = learner(Mixup(seed=0), loss, small(), path=tmp_path)
+        try: learn.fit(1, cbs=Stop(KeyboardInterrupt()))
+        except KeyboardInterrupt: pass
+        assert torch.allclose(learn.predict(3)[2], learner(loss=loss, d=small(), model=learn.model).predict(3)[2])
     new = load_learner(tmp_path/'a.pkl')
     assert type(new.loss_func) is type(loss) and new.mixup.mixed is None
     dl = new.dls.test_dl(list(range(16,24)))
@@ -342,6 +384,24 @@ def test_mixing_in_validation_is_the_same_every_epoch():
     learn = learner(Mixup(mix_valid=True, seed=0), metrics=[Top2()])
     assert learn.validate()==learn.validate() and learn.validate()[1] is not None
 
+def titles(learn, **kw):
+    plt.close('all')
+    learn.show_mixed(max_n=2, **kw)
+    return [ax.get_title() for ax in plt.gcf().axes]
+
+@pytest.mark.parametrize('y,loss,c', [(one_class,CrossEntropyLossFlat(),3), (one_hot,BCEWithLogitsLossFlat(),3), (number,MSELossFlat(),1)])
+def test_show_mixed(y, loss, c):
+    learn = learner(Mixup(Fixed(.75)), loss, small(y), net(c))
+    t = titles(learn)
+    assert len(t)==6 and all('(75%)' in o for o in t[::3]) and all('(25%)' in o for o in t[1::3]) and all(' +\n' in o for o in t[2::3])
+    assert [ax.texts[0].get_text() for ax in plt.gcf().axes[:2]]==['+','=']
+    assert learn.mixup.count==0 and learn.mixup.mixed is None # it disturbs no draw of training
+
+def test_show_mixed_slots():
+    learn = learner(MixupC(lam_l=Fixed(.6)), HeadsLoss(), small(), resnet20(3, n_samples=2))
+    assert [o[-5:] for o in titles(learn)]==['(60%)','(40%)']*2
+    with pytest.raises(ValueError, match='no mixing callback'): learner().show_mixed()
+
 # ---------- mixup-C
 
 def test_one_softmax_mixes_labels_by_the_images_weights():
@@ -351,6 +411,22 @@ def test_one_softmax_mixes_labels_by_the_images_weights():
     g = Grab()
     learn.fit(1, cbs=g)
     assert np.isfinite(learn.recorder.values[-1][0]) and g.seen[0][2].ndim==2
+
+def test_slots_of_a_pair_loader_are_taken_as_they_are():
+    "Labels of one slot are replaced, images are scaled by their weights, and nothing else is touched"
+    xs,ys = torch.randn(2,9,3,8,8),torch.arange(18).reshape(2,9)%3
+    cb = MixupC(lam_x=.5, random_label=1)
+    cb.learn = SimpleNamespace(training=True, epoch=0, n_epoch=1, dls=SimpleNamespace(c=1000))
+    xb,yb,m = cb.mix_batch(tuple(xs), tuple(ys), partial(keyed_rng, 0))
+    assert m.idx is None and torch.equal(yb[0], ys[0]) and not torch.equal(yb[1], ys[1])
+    for x,x0,w in zip(xb, xs, m.w_x.T): assert torch.equal(x, x0*w[:,None,None,None])
+
+def test_weights_on_losses_are_the_written_formula():
+    pred,ys,w = torch.randn(9,2,3, dtype=torch.double, requires_grad=True),torch.arange(18).reshape(2,9)%3,torch.rand(9,2).double()
+    f = partial(F.cross_entropy, weight=ws.double())
+    want = sum((w[:,k]*f(pred[:,k], ys[k], reduction='none')).sum()/ws[ys[k]].sum() for k in (0,1))
+    got = HeadsLoss(f)(pred, *ys, w=w)
+    assert torch.allclose(got, want) and torch.allclose(*[torch.autograd.grad(o, pred)[0] for o in (got,want)], atol=1e-12)
 
 def test_random_labels_stay_at_chance_and_leave_the_other_slot_alone():
     seen = []

@@ -3,6 +3,7 @@ import os, pytest, torch
 from fastai.vision.all import *
 from fastai.distributed import DistributedDL
 from fastmix.all import *
+from fastmix.core import keyed_rng
 from fastmix.metrics import order_labels, top2, top2_all
 
 class Heads(nn.Module):
@@ -75,6 +76,18 @@ def test_two_processes_give_the_figure_of_the_whole_set(tmp_path):
             for k in one: # fastai's own losses count the padding
                 if not k.endswith('loss'): assert abs(one[k]-v0[k])<1e-6, k
         else: assert not torch.equal(k0[True][0][1], k1[True][0][1]) # other ranks, other draws
+
+@pytest.mark.parametrize('bs', [None,8])
+def test_the_ceiling_is_what_an_oracle_reaches(bs):
+    "It names the two classes in order, and any second one where both are the same"
+    n,c = 80_000,10
+    y1 = torch.randint(c, (n//(bs or n), bs or n), generator=torch.Generator().manual_seed(0))
+    g = keyed_rng(0)
+    y2 = torch.stack([o[torch.randperm(len(o), generator=g)] for o in y1]) if bs else torch.randint(c, y1.shape, generator=g)
+    y = torch.stack([y1.flatten(), y2.flatten()], 1)
+    second = torch.where(y[:,0]==y[:,1], (y[:,1]+1)%c, y[:,1])
+    pred = 2*F.one_hot(y[:,0], c) + F.one_hot(second, c)
+    assert abs(top2(pred, y).mean()-top2_ceiling(c, bs))<.003 and top2_all(pred, y).mean()==1
 
 def test_they_reach_the_log_on_disk(tmp_path):
     learn = learner(1, [Mixup(seed=0), CSVLogger()])
