@@ -1,62 +1,59 @@
 """What mixing costs: a ResNet-56 step with and without `MixupX`, and the callbacks' own work against fastai's `MixUp`
 
-Measured side by side in one process, interleaved; prints medians as ratios. `python benchmarks/callback.py [rounds]`
+`python benchmarks/callback.py [rounds]`. Whole batches of a `Learner`, all its callbacks included, side by side in one
+process: every round runs each learner once, in turning order, and learners are compared within a round. On a CPU one
+thread works, and its processor time counts, not what it waits for others. Printed are the median of the rounds' ratios
+and, in brackets, their middle half.
 """
 import sys
-from time import perf_counter
-from functools import partial
+from time import perf_counter, process_time
 from fastai.vision.all import *
 from fastmix.all import *
 
-bs,rounds = 128,int(sys.argv[1]) if len(sys.argv)>1 else 7
-x,y = torch.randn(bs,3,32,32),torch.randint(10, (bs,))
+bs,rounds = 128,int(sys.argv[1]) if len(sys.argv)>1 else 21
 device = default_device()
+cuda = device.type=='cuda'
+torch.set_num_threads(1)
+batch = TensorImage(torch.randn(bs,3,32,32, device=device)),TensorCategory(torch.randint(10, (bs,), device=device)) # as a loader's
 
-def learner(cb=None):
-    d = DataLoaders([(x,y)], [(x,y)])
+class Nothing(Module):
+    "A network without work: its prediction is its only parameter"
+    def __init__(self): self.pred = nn.Parameter(torch.randn(bs,10))
+    def forward(self, x): return self.pred
+
+def learner(cb=None, model=Nothing):
+    "A learner in the middle of an epoch"
+    d = DataLoaders([batch], [batch])
     d._device,d.c = device,10
-    learn = Learner(d, resnet56(), CrossEntropyLossFlat(), opt_func=nesterov_sgd, lr=.01, cbs=cb)
+    learn = Learner(d, model(), CrossEntropyLossFlat(), opt_func=nesterov_sgd, lr=.01, cbs=cb)
     learn.remove_cb(ProgressCallback)
     learn.model.to(device, memory_format=torch.channels_last)
     learn.create_opt()
-    learn.n_epoch,learn.epoch,learn.n_iter,learn.training,learn.iter = 1,0,1,True,0
+    learn.n_epoch,learn.epoch,learn.dl,learn.n_iter = 1,0,d.train,1
+    for e in ('before_fit','before_epoch','before_train'): learn(e)
     return learn
 
-def timed(f):
-    if device.type=='cuda': torch.cuda.synchronize()
-    start = perf_counter()
-    f()
-    if device.type=='cuda': torch.cuda.synchronize()
-    return perf_counter()-start
+def timed(learn):
+    clock = perf_counter if cuda else process_time
+    if cuda: torch.cuda.synchronize()
+    start = clock()
+    learn.one_batch(0, batch)
+    if cuda: torch.cuda.synchronize()
+    return clock()-start
 
-def medians(fs, rounds): # one after the other in every round; the first round warms up
-    ts = [[timed(f) for f in fs] for _ in range(rounds+1)][1:]
-    return np.median(np.array(ts), 0)
+def times(learns, rounds): # seconds `[rounds, learners]`; two rounds warm up
+    ts = np.zeros((rounds+2, len(learns)))
+    for i in range(len(ts)):
+        for j in np.roll(range(len(learns)), i): ts[i,j] = timed(learns[j])
+    return ts[2:]
 
-def step(learn):
-    learn.xb,learn.yb = (x.to(device),),(y.to(device),)
-    for cb in learn.cbs.filter(lambda o: isinstance(o, (Mix,MixUp))): cb('before_batch')
-    learn.pred = learn.model(*learn.xb)
-    learn.loss_grad = learn.loss_func(learn.pred, *learn.yb)
-    learn.loss = learn.loss_grad.clone()
-    for cb in learn.cbs.filter(risinstance(Mix)): cb('after_loss')
-    learn.loss_grad.backward()
-    learn.opt.step()
-    learn.opt.zero_grad()
+def show(what, ratio): print(f'{device}: {what}: {np.median(ratio):.3f} [{np.quantile(ratio, .25):.3f}, {np.quantile(ratio, .75):.3f}]')
 
-plain,mixed = learner(),learner(MixupX(seed=0))
-a,b = medians([partial(step, plain), partial(step, mixed)], rounds)
-print(f'{device}: a training step of ResNet-56, batch {bs}, with MixupX: {b/a:.3f} times the step without (median of {rounds})')
+ts = times([learner(model=resnet56), learner(MixupX(seed=0), resnet56)], rounds)
+show(f'a ResNet-56 step, batch {bs}, with MixupX, in steps without', ts[:,1]/ts[:,0])
 
-def own_work(learn, pred=torch.randn(bs,10)):
-    "Mixing and the loss, without the network"
-    learn.xb,learn.yb,learn.pred = (x.to(device),),(y.to(device),),pred.to(device)
-    for cb in learn.cbs.filter(lambda o: isinstance(o, (Mix,MixUp))): cb('before_batch')
-    learn.loss_grad = learn.loss_func(learn.pred, *learn.yb)
-    learn.loss = learn.loss_grad.clone()
-    for cb in learn.cbs.filter(risinstance(Mix)): cb('after_loss')
-
-ls = [learner(MixUp()), learner(Mixup(seed=0)), learner(MixupX(seed=0)), learner(MixupXL(seed=0))]
-ls[0].mix_up.before_train() # swaps the loss, as fastai does for every epoch
-ts = medians([partial(own_work, l) for l in ls], 40*rounds)
-for l,t in zip(ls[1:], ts[1:]): print(f"{device}: mixing and loss of {next(c for c in l.cbs if isinstance(c, Mix))}: {t/ts[0]:.2f} times fastai's MixUp")
+rules = [Mixup, MixupX, MixupL, MixupXL, SamplePairing]
+ts = times([learner(), learner(MixUp()), *[learner(rule(seed=0)) for rule in rules]], 40*rounds)
+own = ts[:,1:] - ts[:,:1] # mixing, and what it adds to the loss and to its gradient
+print(f"{device}: fastai's MixUp adds {np.median(own[:,0])*1e3:.2f} ms to a batch")
+for rule,t in zip(rules, own[:,1:].T): show(f"what {rule.__name__} adds, in what fastai's MixUp adds", t/own[:,0])

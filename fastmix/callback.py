@@ -24,10 +24,12 @@ class Mixed:
 
     @property
     def labels(self): return torch.stack([yb[0] for yb in self.ybs], 1) # `[b,n]`
+    @property
+    def numbers(self): return bool(self.ybs[0]) and self.ybs[0][0].is_floating_point() # targets to be mixed themselves
 
 class MixBase(Callback):
     "When to mix, with whom, and the random numbers for it"
-    order,_stateattrs = 0,('mixed',) # before autocast begins
+    order,_stateattrs,mixed = 0,('mixed',),None # before autocast begins
     def __init__(self,
         n_samples:int=2, # Number N of samples in a mixture
         partner:str='any', # With whom: `'any'`, `'other'` (never itself), `'other_class'`
@@ -36,11 +38,12 @@ class MixBase(Callback):
         seed:int=None, # Seed of λ and partners; `None`: drawn from PyTorch's generator at the first batch
         when=None # Function of epoch and number of epochs that says whether to mix, as `rhythm`; `None`: always
     ):
-        self.n_samples,self.partner = check_int('n_samples', n_samples, 1),check_choice('partner', partner, how_partners)
-        self.per,self.mix_valid = check_choice('per', per, ('sample','batch')),mix_valid
+        self.n_samples,self.mix_valid = check_int('n_samples', n_samples, 1),mix_valid
+        self.partner = check_choice('partner', partner, how_partners)
+        self.per = check_choice('per', per, ('sample','batch'))
         self.seed = seed if seed is None else check_int('seed', seed, 0)
-        if when is not None and not callable(when): raise ValueError(f'when={when!r}: expected a function of epoch and number of epochs')
-        self.when,self.count,self.mixed = when,0,None
+        if not callable(ifnone(when, noop)): raise ValueError(f'when={when!r}: expected a function of two numbers')
+        self.when,self.count = when,0
 
     def _forget(self): self.mixed = None
     before_train = before_validate = after_fit = _forget # what an interrupted batch left does not reach the metrics
@@ -53,11 +56,23 @@ class MixBase(Callback):
 
     def generators(self, device): # a function of the purpose: draws for partners, images and labels are independent
         if self.seed is None: self.seed = int(torch.randint(2**31, ()))
-        key = (0, rank_distrib(), self.count) if self.training else (1, self.iter) # validation is the same every epoch
-        if self.training: self.count += 1
-        return partial(keyed_rng, self.seed, *key, device=device)
+        train = self.training
+        i = self.count if train else self.iter # validation is the same every epoch
+        self.count += train
+        return partial(keyed_rng, self.seed, int(train), rank_distrib(), i, device=device)
 
-    def draw(self, dist, bs, g): return draw_weights(dist, 1 if self.per=='batch' else bs, self.n_samples, g)
+    def draw(self, dist, bs, g): # a row for each sample, or one for all
+        constant = isinstance(dist, Fixed) or dist==0
+        return draw_weights(dist, 1 if constant or self.per=='batch' else bs, self.n_samples, g)
+
+    def apply(self):
+        "Mix the learner's batch; how it was `Mixed`, if it has targets"
+        xb,yb = (tuple(cast(t, Tensor) for t in b) for b in (self.xb, self.yb)) # as `CastToTensor` will: faster
+        self.learn.xb,self.learn.yb,mixed = self.mix_batch(xb, yb, self.generators(xb[0].device))
+        return mixed if yb else None
+
+    def set_loss(self, loss): # with a mean, for losses that do not reduce
+        self.learn.loss_grad,self.learn.loss = loss.mean(),loss.clone()
 
 # %% ../nbs/06_callback.ipynb #66a1ff86
 def rhythm(
@@ -95,32 +110,29 @@ class Mix(MixBase):
         g # Generators of each purpose, as `generators` makes them
     )->tuple: # `xb`, `yb`, and how they were `Mixed` (its labels only if they are classes)
         "Mix a batch; nothing of it is written to"
-        x = self._check(xb)
-        bs = len(x)
-        idx = partners(bs, self.n_samples, self.partner, yb[0] if yb else None, g(0))
+        x,bs = self._check(xb),len(xb[0])
+        idx = partners(bs, self.n_samples, self.partner, first(yb), g(0))
         w_x = self.draw(self.x_dist, bs, g(1))
         w_l = w_x if self.l_dist is None else self.draw(self.l_dist, bs, g(2))
-        mixed = Mixed([tuple(y[i] for y in yb) for i in idx], w_x.expand(bs,-1), w_l, idx)
-        numbers = yb and yb[0].is_floating_point()
-        return (mix(x, idx, w_x),),tuple(mix(y, idx, w_l) for y in yb) if numbers else yb,mixed
+        mixed = Mixed([yb] + [tuple(y[i] for y in yb) for i in idx[1:]], w_x.expand(bs,-1), w_l, idx)
+        if mixed.numbers: yb = tuple(mix(y, idx, w_l) for y in yb)
+        return (mix(x, idx, w_x),),yb,mixed
 
     def _check(self, xb):
         if len(xb)!=1: raise ValueError(f'{type(self).__name__} mixes the images of a batch with each other: '
             f'expected loaders of one image per sample, these give {len(xb)}')
-        if not xb[0].is_floating_point(): raise ValueError(f'images of {xb[0].dtype}: expected floats, as IntToFloatTensor gives')
-        return xb[0]
+        x = xb[0]
+        if not x.is_floating_point(): raise ValueError(f'images of {x.dtype}: expected floats, of IntToFloatTensor')
+        return x
 
     def before_batch(self):
-        self.mixed = None
-        if not self.mixing: return
-        self.learn.xb,yb,mixed = self.mix_batch(self.xb, self.yb, self.generators(self.xb[0].device))
-        if self.yb and yb is self.yb: self.mixed = mixed # classes: the loss mixes them
-        self.learn.yb = yb
+        self.mixed = self.apply() if self.mixing else None
+        if self.mixed and self.mixed.numbers: self.mixed = None # only classes are left to the loss
 
     def after_loss(self):
-        if self.mixed is None: return
-        loss = mixed_loss(self.loss_func, self.pred, self.mixed.ybs, self.mixed.w_l, self.loss_grad)
-        self.learn.loss_grad,self.learn.loss = loss.mean(),loss.clone() # `mean` is for losses that do not reduce
+        if not self.mixed: return
+        self.set_loss(mixed_loss(self.loss_func, self.pred, self.mixed.ybs, self.mixed.w_l, self.loss_grad,
+            permuted=self.partner!='other_class'))
 
 # %% ../nbs/06_callback.ipynb #cbd73a15
 class Mixup(Mix):
@@ -164,7 +176,7 @@ class SamplePairing(Mix):
         off:int=2, # Epochs without, then
         **kwargs
     ):
-        if check_int('on', on, 0)+check_int('off', off, 0)==0: raise ValueError('on=0, off=0: expected at least one epoch')
+        if not check_int('on', on, 0)+check_int('off', off, 0): raise ValueError('on=0, off=0: expected an epoch')
         super().__init__(0., Fixed(1.), when=partial(rhythm, on=on, off=off), **kwargs)
 
 # %% ../nbs/06_callback.ipynb #4d4c595f
@@ -178,9 +190,10 @@ class MixChoice(MixBase):
         super().__init__(seed=seed)
         if not rules: raise ValueError('rules=(): expected at least one, as Mixup()')
         for r in rules:
-            if r is not None and not isinstance(r, Mix): raise ValueError(f'rules: {r!r}: expected a callback as Mixup(), or None')
-        self.rules,self.odds = rules,[check_number('odds', o, 0) for o in ifnone(odds, [1]*len(rules))]
-        if len(self.odds)!=len(rules) or not sum(self.odds): raise ValueError(f'odds={odds!r}: expected {len(rules)} numbers, not all 0')
+            if r and not isinstance(r, Mix): raise ValueError(f'rules: {r!r}: expected a callback as Mixup(), or None')
+        n,odds = len(rules),ifnone(odds, [1]*len(rules))
+        self.rules,self.odds = rules,[check_number('odds', o, 0) for o in odds]
+        if len(odds)!=n or not sum(odds): raise ValueError(f'odds={odds!r}: expected {n} numbers, not all 0')
 
     def before_batch(self):
         self.mixed,self.rule = None,None
@@ -202,16 +215,17 @@ class MixupC(MixBase):
     @delegates(MixBase.__init__)
     def __init__(self,
         n_samples:int=2, # Number of slots N
-        lam_x=None, # Scale the slots' images by weights from this distribution (sections 4.1 and 5.3); `None`: not at all
-        lam_l=None, # Scale the slots' losses by weights from this distribution (section 5.3), or by the images' weights: `'x'` (4.1)
-        random_label:int=None, # Number of a slot, from 0, whose labels are replaced by random classes in training (section 5.4)
+        lam_x=None, # Distribution of weights that scale the slots' images (sections 4.1 and 5.3); `None`: not scaled
+        lam_l=None, # Distribution of weights of the slots' losses (5.3); `'x'`: the weights of the images (4.1)
+        random_label:int=None, # Number of a slot, from 0, whose labels are replaced by random ones in training (5.4)
         **kwargs
     ):
         super().__init__(n_samples=n_samples, **kwargs)
-        if lam_l=='x' and lam_x is None: raise ValueError("lam_l='x': expected lam_x, whose weights the losses are to have")
+        if lam_l=='x' and lam_x is None: raise ValueError("lam_l='x': expected lam_x, whose weights the losses get")
         self.lam_x = lam_x if lam_x is None else check_dist('lam_x', lam_x)
         self.lam_l = lam_l if lam_l in (None,'x') else check_dist('lam_l', lam_l)
-        self.random_label = random_label if random_label is None else check_int('random_label', random_label, 0, n_samples-1)
+        if random_label is not None: check_int('random_label', random_label, 0, n_samples-1)
+        self.random_label = random_label
 
     def mix_batch(self,
         xb:tuple, # `(x,)`, or `(x1, …, xN)`
@@ -219,13 +233,12 @@ class MixupC(MixBase):
         g # Generators of each purpose, as `generators` makes them
     )->tuple: # `xb` and `yb` of N slots, and how they were `Mixed`
         "Fill the slots and scale them; nothing of the batch is written to"
-        idx,w_x,w_l = None,None,None
-        if len(xb)==1 and self.n_samples>1:
-            idx = partners(len(xb[0]), self.n_samples, self.partner, yb[0] if yb else None, g(0))
+        idx,w_x,w_l,bs,n = None,None,None,len(xb[0]),self.n_samples
+        if len(xb)==1 and n>1:
+            idx = partners(bs, n, self.partner, first(yb), g(0))
             xb,yb = tuple(xb[0][i] for i in idx),tuple(y[i] for y in yb for i in idx)
-        if len(xb)!=self.n_samples: raise ValueError(f'loaders of {len(xb)} slots: expected n_samples={self.n_samples}, as this MixupC has')
+        if len(xb)!=n: raise ValueError(f'loaders of {len(xb)} slots: expected n_samples={n}, as this MixupC has')
         if not self.mixing: return xb,yb,Mixed([(y,) for y in yb], idx=idx)
-        bs = len(xb[0])
         if yb and self.training and self.random_label is not None: yb = self._random_labels(yb, bs, g(3))
         if self.lam_x is not None:
             w_x = self.draw(self.lam_x, bs, g(1)).expand(bs,-1)
@@ -238,19 +251,23 @@ class MixupC(MixBase):
         ys[self.random_label] = torch.randint(get_c(self.dls), (bs,), generator=g, device=g.device)
         return tuple(ys)
 
-    def before_batch(self):
-        self.learn.xb,self.learn.yb,mixed = self.mix_batch(self.xb, self.yb, self.generators(self.xb[0].device))
-        self.mixed = mixed if self.yb else None
-
+    def before_batch(self): self.mixed = self.apply()
     def after_loss(self):
-        if self.mixed is None or self.mixed.w_l is None: return
-        loss = self.loss_func(self.pred, *self.yb, w=self.mixed.w_l)
-        self.learn.loss_grad,self.learn.loss = loss.mean(),loss.clone()
+        w = self.mixed and self.mixed.w_l
+        if w is not None: self.set_loss(self.loss_func(self.pred, *self.yb, w=w))
 
 # %% ../nbs/06_callback.ipynb #1f5afdd2
-def _names(y, vocab): return str(vocab[int(y)]) if y.ndim==0 and not y.is_floating_point() and vocab is not None else str(y.tolist())
+def _name(y, vocab): # of one sample's target: a class, several of them, or numbers
+    if vocab is not None and not y.is_floating_point() and y.ndim==0: return str(vocab[int(y)])
+    if vocab is not None and y.shape==(len(vocab),): return ', '.join(str(o) for o,on in zip(vocab, y) if on)
+    return ', '.join(f'{v:.3g}' for v in y.flatten().tolist())
 
-def _show(ctx, x, title): show_image(x.clamp(0,1) if x.is_floating_point() else x, ctx=ctx, cmap='gray' if len(x)==1 else None).set_title(title, size=9)
+def _titles(m, i, n, vocab, blended): # of every picture of mixture `i`
+    names = [_name(yb[0][i], vocab) for yb in m.ybs if yb] or ['']*n
+    wx,wl = (['']*n if w is None else [f'({p:.0%})' for p in w[i%len(w)].tolist()] for w in (m.w_x, m.w_l))
+    own = [f'{o} {p}' for o,p in zip(names, wx)]
+    if blended: return own + [' +\n'.join(f'{o} {p}' for o,p in zip(names, wl) if p!='(0%)')]
+    return [f'{o}, loss {p}' if p else o for o,p in zip(own, wl)]
 
 @patch
 def show_mixed(self:Learner,
@@ -261,20 +278,19 @@ def show_mixed(self:Learner,
     "Draw a mixed training batch: the sources, their weights, the mixture, and the labels with their weights"
     cb = next((c for c in self.cbs if hasattr(type(c), 'mix_batch')), None)
     if cb is None: raise ValueError('no mixing callback in this learner: expected one, as Mixup()')
-    n,b = self.dls.n_inp,self.dls.one_batch()
-    show = lambda x: self.dls.train.decode((x,)*n + tuple(b[n:]))[0].as_subclass(Tensor) # without the loader's normalisation
+    n,b,vocab = self.dls.n_inp,self.dls.one_batch(),getattr(self.dls, 'vocab', None)
     training,self.training = self.training,True
     try: xb,_,m = cb.mix_batch(tuple(b[:n]), tuple(b[n:]), partial(keyed_rng, seed, device=b[0].device))
     finally: self.training = training
-    vocab,N = getattr(self.dls, 'vocab', None),cb.n_samples
     sources = [b[0][i] for i in m.idx] if len(xb)==1 else [] # slots show their own sources
-    pics = [show(x) for x in (*sources, *xb)]
-    rows = min(max_n, len(b[0]))
-    axs = subplots(rows, len(pics), figsize=ifnone(figsize, (1.7*len(pics), 1.9*rows)))[1].reshape(rows, -1)
-    for i,axrow in enumerate(axs):
-        names = [_names(yb[0][i], vocab) for yb in m.ybs] or ['']*N
-        wx = [''] * N if m.w_x is None else [f'{w:.2f} × ' for w in m.w_x[i].tolist()]
-        wl = [''] * N if m.w_l is None else [f'{w:.2f} · ' for w in m.w_l.expand(len(b[0]),-1)[i].tolist()]
-        labels = 'label: ' + ' + '.join(w+nm for w,nm in zip(wl, names))
-        titles = [w+nm for w,nm in zip(wx, names)] + ([labels] if sources else [])
-        for ax,p,t in zip(axrow, pics, titles): _show(ax, p[i], t)
+    decode = lambda x: self.dls.train.decode((retain_type(x, b[0]),)*n + tuple(b[n:]))[0].as_subclass(Tensor)
+    pics = [decode(x) for x in (*sources, *xb)] # as they were before the loader's normalisation
+    top = 1 if pics[0].is_floating_point() else 255
+    rows,signs = min(max_n, len(b[0])),['+']*(len(sources)-1) + ['=']*bool(sources)
+    figsize = ifnone(figsize, (1.8*len(pics), 2*rows))
+    axs = subplots(rows, len(pics), figsize=figsize, layout='constrained')[1].reshape(rows, -1)
+    for i,row in enumerate(axs):
+        for ax,p,t in zip(row, pics, _titles(m, i, cb.n_samples, vocab, bool(sources))):
+            p = p[i].clamp(0, top)
+            show_image(p, ctx=ax, cmap='gray' if len(p)==1 else None, vmin=0, vmax=top).set_title(t, size=9)
+        for ax,s in zip(row, signs): ax.text(1.12, .5, s, size=14, ha='center', va='center', transform=ax.transAxes)

@@ -26,7 +26,7 @@ def unreduced(
     except (TypeError, ValueError): ps = []
     if any(p.name=='reduction' or p.kind==p.VAR_KEYWORD for p in ps): return partial(loss_func, reduction='none')
     name = getattr(loss_func, '__name__', type(loss_func).__name__)
-    raise TypeError(f"{name} has no `reduction`, so it cannot weigh single samples: give it one, or mix with per='batch'")
+    raise TypeError(f"{name} has no `reduction`, so it cannot weigh samples: give it one, or mix with per='batch'")
 
 def _copy_loss(f): # fastai's flat losses and `HeadsLoss` hold the real one in `func`
     f = copy(f)
@@ -34,27 +34,32 @@ def _copy_loss(f): # fastai's flat losses and `HeadsLoss` hold the real one in `
     return f
 
 # %% ../nbs/01_losses.ipynb #67b2f9a4
-def _weighted_sum(loss, each, w): # of the single losses, divided by what `loss` divides by
-    each = each.reshape(len(w), -1)
-    if loss.ndim: return (w[:,None]*each).reshape(loss.shape)
-    total = each.sum().detach()
-    div = total/loss.detach() # of non-negative losses; where all are zero it does not matter
-    div = torch.where(torch.isfinite(div) & (div>0), div, each.numel())
-    return (w[:,None]*each).sum()/div
+def _divisor(loss, each): # what `loss` divides the sum of the single losses by
+    n = each.numel() # for where all losses are zero, and it does not matter
+    return 1 if loss.ndim else (each.detach().sum()/loss.detach()).nan_to_num(n, n, n)
+
+def _total(each, loss): return each.reshape(loss.shape) if loss.ndim else each.sum()
 
 def mixed_loss(
     loss_func, # Any loss of a prediction and class labels
     pred:Tensor, # What the network said of the mixed batch `[b,...]`
     ybs, # A tuple of targets for every sample of a mixture
     w:Tensor, # Weights of the labels `[b,n]`, rows summing to 1, or `[1,n]`: the same for the whole batch
-    loss:Tensor=None # `loss_func(pred, *ybs[0])`, if it is known already
+    loss:Tensor=None, # `loss_func(pred, *ybs[0])`, if it is known already
+    permuted:bool=False # Whether all of `ybs` are permutations of the first, so that the loss averages them alike
 )->Tensor: # Shaped as `loss_func` shapes it
     "`sum_k w_k L(pred, y_k)`, each term averaged as `loss_func` averages it (section 3.1, equation 1)"
-    losses = [loss_func(pred, *yb) if i or loss is None else loss for i,yb in enumerate(ybs)]
-    if len(w)==1: return sum(l*w_ for l,w_ in zip(losses, w[0]))
-    each = unreduced(loss_func)
-    res = losses[0] - _weighted_sum(losses[0], each(pred, *ybs[0]), 1-w[:,0])
-    return sum((_weighted_sum(l, each(pred, *yb), w_) for l,yb,w_ in zip(losses[1:], ybs[1:], w.T[1:])), res)
+    if loss is None: loss = loss_func(pred, *ybs[0])
+    if len(w)==1: return sum((loss_func(pred, *yb)*w_ for yb,w_ in zip(ybs[1:], w[0,1:])), loss*w[0,0])
+    f = unreduced(loss_func)
+    loss,first,*rest = [o.as_subclass(Tensor) for o in (loss, *[f(pred, *yb) for yb in ybs])] # fastai's type is slow
+    first = first.reshape(len(w), -1)
+    div = _divisor(loss, first)
+    for each,yb,w_ in zip(rest, ybs[1:], w.T[1:,:,None]):
+        with torch.no_grad(): div_k = div if permuted else _divisor(loss_func(pred, *yb), each)
+        part = each.reshape(first.shape)*(w_/div_k) - first*(w_/div) # what the partners add, less what they take away
+        loss = loss + _total(part, loss)
+    return loss
 
 def weighted_loss(
     loss_func, # Any loss that can tell samples apart
@@ -64,11 +69,13 @@ def weighted_loss(
     **kwargs # For `loss_func`
 )->Tensor: # Shaped as `loss_func` shapes it
     "The loss with a weight per sample, averaged as `loss_func` averages it"
-    return _weighted_sum(loss_func(pred, *yb, **kwargs), unreduced(loss_func)(pred, *yb), w)
+    with torch.no_grad(): loss = loss_func(pred, *yb, **kwargs)
+    each = unreduced(loss_func)(pred, *yb).reshape(len(w), -1)
+    return _total(each*(w[:,None]/_divisor(loss, each)), loss)
 
 # %% ../nbs/01_losses.ipynb #ea8f0047
 class HeadsLoss:
-    "The loss of each head on its own slot, added up (section 4.2); for one softmax, the mean over the slots' labels (4.1)"
+    "Each head's loss on its own slot, added up (section 4.2); for one softmax, the mean over the slots' labels (4.1)"
     def __init__(self,
         func=None, # Loss of one head; `None`: `CrossEntropyLossFlat`
         n:int=2, # Number of slots
@@ -81,7 +88,7 @@ class HeadsLoss:
         w:Tensor=None, # Weights of the slots' losses `[b,n]` (section 5.3); `None`: all 1, or all 1/n for one softmax
         **kwargs # For `func`
     )->Tensor: # As `func` shapes it
-        if len(ys)!=self.n: raise ValueError(f'{len(ys)} labels came for each sample: expected n={self.n}, one per slot')
+        if len(ys)!=self.n: raise ValueError(f'{len(ys)} labels for each sample: expected n={self.n}, one per slot')
         preds = pred.unbind(1) if pred.ndim>2 else [pred]*self.n
         f = [partial(weighted_loss, self.func, w=w_) for w_ in w.T] if w is not None else [self.func]*self.n
         total = sum(f_(p, y, **kwargs) for f_,p,y in zip(f, preds, ys))
@@ -92,8 +99,9 @@ class HeadsLoss:
     @reduction.setter
     def reduction(self, v): self.func.reduction = v
     def activation(self, x): return getcallable(self.func, 'activation')(x)
-    def decodes(self, x): # one tensor per slot: each head's class, or the classes of one softmax in order
-        return x.argmax(-1).unbind(1) if x.ndim>2 else x.topk(self.n, dim=1).indices.unbind(1)
+    def decodes(self, x): # one tensor per slot: each head's, as `func` decodes, or one softmax's classes in order
+        if x.ndim==2: return x.topk(self.n, dim=1).indices.unbind(1)
+        return tuple(map(getattr(self.func, 'decodes', partial(torch.argmax, dim=-1)), x.unbind(1)))
     def to(self, device):
         if hasattr(self.func, 'to'): self.func.to(device)
     def __repr__(self): return f"{'Mean' if self.mean else 'Sum'} over {self.n} slots of {self.func}"

@@ -71,7 +71,7 @@ class MixMetric(Metric):
     def value(self): return float(self.total)/self.count if self.count else None
 
 class Top2(MixMetric):
-    "The share of slots whose class is named at its own place (top2-precision, section 3.2). If λ_x = ½ the order is chance"
+    "The share of slots whose class is named at its place (top2-precision, section 3.2); if λ_x = ½ the order is chance"
     name = 'top2'
     def score(self, pred, y): return top2(pred, y)
 

@@ -1,12 +1,14 @@
 "The mixing callbacks under every loss, batch and interruption"
-import io, pickle, pytest, torch
+import io, pickle, pytest, torch, zipfile
 from types import SimpleNamespace
 from fastai.vision.all import *
 from fastai.callback.all import *
 from fastmix.all import *
 from fastmix.core import keyed_rng
-from fastmix.losses import mixed_loss
+from fastmix.losses import mixed_loss, unreduced
 from functools import partial
+from hypothesis import given, settings, strategies as st
+from torch.distributions import Beta, Uniform
 
 def dls(n=20, c=3, bs=8, y=None, **kw):
     g = torch.Generator().manual_seed(0)
@@ -42,6 +44,9 @@ class_losses = [CrossEntropyLossFlat(), nn.CrossEntropyLoss(), F.cross_entropy, 
     partial(F.cross_entropy, weight=ws), LabelSmoothingCrossEntropyFlat(), LabelSmoothingCrossEntropy(weight=ws), FocalLossFlat(), FocalLossFlat(weight=ws),
     nn.MultiMarginLoss(), lambda p,y,reduction='mean': F.nll_loss(p.log_softmax(1), y, reduction=reduction)]
 
+# fastai's label smoothing with class weights divides one of its terms by their sum and the other by the batch's size
+averaged_once = [o for o in class_losses if not isinstance(o, LabelSmoothingCrossEntropy)]
+
 @pytest.mark.parametrize('loss', class_losses, ids=repr)
 @pytest.mark.parametrize('per', ['sample','batch'])
 def test_all_weight_on_the_first_sample_is_no_mixing_at_all(loss, per):
@@ -58,7 +63,7 @@ def test_one_lambda_a_batch_is_the_written_formula(loss):
     assert torch.allclose(got, want)
     assert torch.allclose(*[torch.autograd.grad(o, p)[0] for o in (got,want)], atol=1e-7)
 
-@pytest.mark.parametrize('loss', [o for o in class_losses if not isinstance(o, (LabelSmoothingCrossEntropy))], ids=repr)
+@pytest.mark.parametrize('loss', averaged_once, ids=repr)
 def test_equal_lambdas_agree_with_one_lambda(loss):
     "Permuted labels are averaged alike, so a λ per sample that is the same for all is the λ of the batch; with its gradient"
     p,y1 = torch.randn(9,3, requires_grad=True),torch.arange(9)%3
@@ -75,6 +80,32 @@ def test_per_sample_weighted_cross_entropy_in_float64():
     got = mixed_loss(nn.CrossEntropyLoss(weight=ws.double()), p, [(y1,),(y2,)], torch.stack([lam,1-lam], 1))
     assert torch.allclose(got, want)
     assert torch.allclose(*[torch.autograd.grad(o, p)[0] for o in (got,want)], atol=1e-12)
+
+@pytest.mark.parametrize('loss', averaged_once, ids=repr)
+def test_permuted_labels_need_no_second_look_at_how_they_are_averaged(loss):
+    p,y,w = torch.randn(9,3, requires_grad=True),torch.arange(9)%3,draw_weights(.5, 9)
+    a,b = (mixed_loss(loss, p, [(y,),(y.roll(2),)], w, permuted=o) for o in (True,False))
+    assert torch.allclose(a, b, atol=1e-6)
+    assert torch.allclose(*[torch.autograd.grad(o.sum(), p)[0] for o in (a,b)], atol=1e-6)
+
+def test_partners_of_another_class_have_their_gradient():
+    "They are no permutation, so class weights average them otherwise; against the formula"
+    p,y,y2 = torch.randn(9,3, dtype=torch.double, requires_grad=True),torch.arange(9)%2,torch.full((9,), 2)
+    lam,f = torch.rand(9).double(),nn.CrossEntropyLoss(weight=ws.double(), reduction='none')
+    want = (lam*f(p, y)).sum()/ws[y].sum() + ((1-lam)*f(p, y2)).sum()/ws[y2].sum()
+    got = mixed_loss(nn.CrossEntropyLoss(weight=ws.double()), p, [(y,),(y2,)], torch.stack([lam,1-lam], 1))
+    assert torch.allclose(*[torch.autograd.grad(o, p)[0] for o in (got,want)], atol=1e-12)
+
+def test_constant_label_weights_need_no_reduction():
+    "Half and half for the whole batch is the mean of two losses, of whatever kind"
+    learn = learner([MixupX(seed=0), g:=Grab()], own)
+    seen = []
+    class See(Callback):
+        order = 1
+        def before_batch(self): seen.append(self.mixup_x.mixed and [yb[0] for yb in self.mixup_x.mixed.ybs])
+    learn.fit(1, cbs=See())
+    loss,_,pred = g.seen[0]
+    assert torch.allclose(loss, (own(pred, seen[0][0]) + own(pred, seen[0][1]))/2)
 
 def test_equal_to_fastai():
     "fastai's MixUp with the same λ and partners, one after the other on the same network"
@@ -213,6 +244,28 @@ def test_the_rhythm_is_kept():
     learner([SamplePairing(on=2, off=1), See()]).fit(6)
     assert {e:m for e,m in seen}=={0:True,1:True,2:False,3:True,4:True,5:False}
 
+def test_switched_off_from_an_epoch_on():
+    seen = []
+    class See(Callback):
+        order,run_valid = 1,False
+        def before_batch(self): seen.append((self.epoch, self.mixup.mixed is not None))
+    learner([Mixup(when=partial(until, end=.5)), See()]).fit(4)
+    assert dict(seen)=={0:True,1:True,2:False,3:False}
+
+@pytest.mark.parametrize('d', [Beta(.4,.4), Uniform(0.,1.), lambda s: torch.rand(s)], ids=repr)
+def test_weights_of_images_and_labels_are_drawn_independently(d):
+    cb = MixupXL(d, d)
+    m = cb.mix_batch((torch.randn(2000,1,1,1),), (torch.zeros(2000).long(),), partial(keyed_rng, 0))[2]
+    assert torch.corrcoef(torch.stack([m.w_x[:,0], m.w_l[:,0]]))[0,1].abs()<.1
+
+def test_weights_are_float32_under_autocast():
+    seen = []
+    class See(Callback):
+        run_valid = False
+        def after_pred(self): seen.append((self.pred.dtype, self.mixup.mixed.w_x.dtype, self.mixup.mixed.w_l.dtype, self.x.dtype))
+    learner([Mixup(), DevicePrecision('bf16'), See()]).fit(1)
+    assert set(seen)=={(torch.bfloat16, *[torch.float32]*3)}
+
 def test_choice_of_rules():
     seen = []
     class See(Callback):
@@ -222,6 +275,90 @@ def test_choice_of_rules():
     learn.fit(4)
     freq = {k:seen.count(k)/len(seen) for k in set(seen)}
     assert abs(freq['MixupX']-.5)<.1 and abs(freq['Mixup']-.25)<.1 and abs(freq['NoneType']-.25)<.1
+
+@given(st.integers(1,257), st.integers(1,4), st.integers(0,2**31), st.sampled_from(class_losses[:3] + class_losses[9:10] + [FocalLossFlat(), nn.MultiMarginLoss()]))
+@settings(max_examples=40, deadline=None)
+def test_any_mixture_under_any_loss_is_the_written_formula(bs, n, seed, loss):
+    "Value and gradient, in float64 where the loss allows it, for losses that are means over the batch"
+    g = keyed_rng(seed)
+    pred = torch.randn(bs, 3, generator=g).double().requires_grad_()
+    y,w = torch.randint(3, (bs,), generator=g),draw_weights(.5, bs, n, g).double()
+    ys = [y[i] for i in partners(bs, n, g=g)]
+    want = sum((w[:,k]*unreduced(loss)(pred, ys[k])).mean() for k in range(n))
+    for permuted in (True,False):
+        got = mixed_loss(loss, pred, [(o,) for o in ys], w, permuted=permuted)
+        assert torch.allclose(got.double(), want.double(), atol=1e-6)
+        assert torch.allclose(*[torch.autograd.grad(o, pred, retain_graph=True)[0] for o in (got,want)], atol=1e-6)
+
+@pytest.mark.parametrize('backend', ['aot_eager', pytest.param('inductor', marks=pytest.mark.slow)])
+def test_a_compiled_model_trains_as_it_would(backend):
+    got = []
+    for comp in (noop, partial(torch.compile, backend=backend)):
+        learn = learner(Mixup(seed=0), model=comp(net()), d=dls(24))
+        learn.fit(2)
+        got.append(weights(learn.model))
+    assert torch.allclose(*got, atol=1e-5)
+
+def image(i): return TensorImage(torch.randn(3,8,8, generator=torch.Generator().manual_seed(i)))
+def one_class(i): return TensorCategory(i%3)
+def one_hot(i): return TensorMultiCategory([1.,i%2,0])
+def number(i): return tensor([i/10])
+
+def small(y=one_class): return Datasets(range(24), [[image],[y]], splits=[range(16), range(16,24)]).dataloaders(bs=8, device='cpu')
+
+@pytest.mark.parametrize('arch', [models.resnet18, 'resnet10t'], ids=['torchvision','timm'])
+def test_vision_learner(arch):
+    "A body of each kind, frozen and then whole; the callback mixes in both"
+    loss = CrossEntropyLossFlat()
+    learn = vision_learner(small(), arch, n_out=3, normalize=False, pretrained=False, loss_func=loss, metrics=[accuracy, Top2All()], cbs=Mixup(seed=0))
+    learn.remove_cb(ProgressCallback)
+    learn.logger,learn.recorder.train_metrics = noop,True
+    learn.fine_tune(1)
+    rec = dict(zip(learn.recorder.metric_names[1:], learn.recorder.values[-1]))
+    assert learn.loss_func is loss and 0<=rec['train_top2_all']<=1 and np.isfinite(rec['train_loss'])
+    assert learn.mixup.count==4 # two batches frozen, two of the whole
+    assert torch.allclose(learn.get_preds()[0].sum(1), torch.ones(8), atol=1e-4)
+
+@pytest.mark.parametrize('loss,y,c', [(o,one_class,3) for o in class_losses[:13]] +
+    [(BCEWithLogitsLossFlat(),one_hot,3), (nn.BCEWithLogitsLoss(),one_hot,3), (MSELossFlat(),number,1), (L1LossFlat(),number,1), (nn.MSELoss(),number,1)], ids=repr)
+def test_an_export_holds_nothing_of_a_batch(loss, y, c, tmp_path):
+    "An export after an interrupted fit has not one tensor more than one that was never mixed; fastai's MixUp has"
+    def tensors(cb):
+        learn = learner(cb, loss, small(y), net(c), path=tmp_path)
+        try: learn.fit(1, cbs=Stop(RuntimeError('boom')))
+        except RuntimeError: pass
+        learn.export('a.pkl')
+        with zipfile.ZipFile(tmp_path/'a.pkl') as z: return sum('/data/' in n for n in z.namelist())
+    want = tensors(None)
+    assert tensors([Mixup(seed=0)])==want
+    if y is one_class:
+        learn = learner(Mixup(seed=0), loss, small(), path=tmp_path)
+        try: learn.fit(1, cbs=Stop(KeyboardInterrupt()))
+        except KeyboardInterrupt: pass
+        assert torch.allclose(learn.predict(3)[2], learner(loss=loss, d=small(), model=learn.model).predict(3)[2])
+    new = load_learner(tmp_path/'a.pkl')
+    assert type(new.loss_func) is type(loss) and new.mixup.mixed is None
+    dl = new.dls.test_dl(list(range(16,24)))
+    assert np.isfinite(new.get_preds(dl=dl)[0]).all()
+    if isinstance(loss, CrossEntropyLossFlat): assert tensors(MixUp())>want
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('cb', [Mixup(), MixupX(), MixupL(), MixupXL(), Mixup(Beta(.4,.4)), Mixup(n_samples=3), Mixup(partner='other'), Mixup(partner='other_class'),
+    Mixup(per='batch'), SamplePairing(), MixupC(lam_x=.5, lam_l=.5, random_label=1)], ids=repr)
+def test_no_host_synchronisation(cb):
+    x,y = torch.randn(64,3,32,32, device='cuda'),torch.arange(64, device='cuda')%10
+    multi = isinstance(cb, MixupC)
+    cb.learn = SimpleNamespace(training=True, epoch=0, n_epoch=1, dls=SimpleNamespace(c=10), loss_func=HeadsLoss() if multi else CrossEntropyLossFlat(),
+        pred=torch.randn(64, *[2]*multi, 10, device='cuda', requires_grad=True))
+    for strict in (False,True): # the first time warms up
+        torch.cuda.set_sync_debug_mode('error' if strict else 'default')
+        try:
+            cb.learn.xb,cb.learn.yb = (x,),(y,)
+            cb.before_batch()
+            cb.learn.loss_grad = cb.learn.loss_func(cb.learn.pred, *cb.learn.yb)
+            cb.after_loss()
+            cb.learn.loss_grad.backward()
+        finally: torch.cuda.set_sync_debug_mode('default')
 
 # ---------- metrics
 
@@ -247,6 +384,24 @@ def test_mixing_in_validation_is_the_same_every_epoch():
     learn = learner(Mixup(mix_valid=True, seed=0), metrics=[Top2()])
     assert learn.validate()==learn.validate() and learn.validate()[1] is not None
 
+def titles(learn, **kw):
+    plt.close('all')
+    learn.show_mixed(max_n=2, **kw)
+    return [ax.get_title() for ax in plt.gcf().axes]
+
+@pytest.mark.parametrize('y,loss,c', [(one_class,CrossEntropyLossFlat(),3), (one_hot,BCEWithLogitsLossFlat(),3), (number,MSELossFlat(),1)])
+def test_show_mixed(y, loss, c):
+    learn = learner(Mixup(Fixed(.75)), loss, small(y), net(c))
+    t = titles(learn)
+    assert len(t)==6 and all('(75%)' in o for o in t[::3]) and all('(25%)' in o for o in t[1::3]) and all(' +\n' in o for o in t[2::3])
+    assert [ax.texts[0].get_text() for ax in plt.gcf().axes[:2]]==['+','=']
+    assert learn.mixup.count==0 and learn.mixup.mixed is None # it disturbs no draw of training
+
+def test_show_mixed_slots():
+    learn = learner(MixupC(lam_l=Fixed(.6)), HeadsLoss(), small(), resnet20(3, n_samples=2))
+    assert [o[-5:] for o in titles(learn)]==['(60%)','(40%)']*2
+    with pytest.raises(ValueError, match='no mixing callback'): learner().show_mixed()
+
 # ---------- mixup-C
 
 def test_one_softmax_mixes_labels_by_the_images_weights():
@@ -256,6 +411,22 @@ def test_one_softmax_mixes_labels_by_the_images_weights():
     g = Grab()
     learn.fit(1, cbs=g)
     assert np.isfinite(learn.recorder.values[-1][0]) and g.seen[0][2].ndim==2
+
+def test_slots_of_a_pair_loader_are_taken_as_they_are():
+    "Labels of one slot are replaced, images are scaled by their weights, and nothing else is touched"
+    xs,ys = torch.randn(2,9,3,8,8),torch.arange(18).reshape(2,9)%3
+    cb = MixupC(lam_x=.5, random_label=1)
+    cb.learn = SimpleNamespace(training=True, epoch=0, n_epoch=1, dls=SimpleNamespace(c=1000))
+    xb,yb,m = cb.mix_batch(tuple(xs), tuple(ys), partial(keyed_rng, 0))
+    assert m.idx is None and torch.equal(yb[0], ys[0]) and not torch.equal(yb[1], ys[1])
+    for x,x0,w in zip(xb, xs, m.w_x.T): assert torch.equal(x, x0*w[:,None,None,None])
+
+def test_weights_on_losses_are_the_written_formula():
+    pred,ys,w = torch.randn(9,2,3, dtype=torch.double, requires_grad=True),torch.arange(18).reshape(2,9)%3,torch.rand(9,2).double()
+    f = partial(F.cross_entropy, weight=ws.double())
+    want = sum((w[:,k]*f(pred[:,k], ys[k], reduction='none')).sum()/ws[ys[k]].sum() for k in (0,1))
+    got = HeadsLoss(f)(pred, *ys, w=w)
+    assert torch.allclose(got, want) and torch.allclose(*[torch.autograd.grad(o, pred)[0] for o in (got,want)], atol=1e-12)
 
 def test_random_labels_stay_at_chance_and_leave_the_other_slot_alone():
     seen = []

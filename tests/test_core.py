@@ -45,6 +45,18 @@ def test_partners_are_members_of_the_batch(bs, n, seed, how):
     if how=='other_class' and bs>1 and n>1: assert (y[idx[1:]]!=y).all()
     assert (idx==partners(bs, n, how, y, keyed_rng(seed))).all()
 
+def test_another_class_is_drawn_evenly_from_all_of_the_others():
+    y = torch.tensor([4,0,4,7,0,4])
+    p = torch.stack([other_class(y, g) for g in [keyed_rng(0)] for _ in range(6000)])
+    for i,c in enumerate(y):
+        freq = torch.bincount(p[:,i], minlength=6)/6000
+        assert torch.allclose(freq, (y!=c)/(y!=c).sum(), atol=.03)
+    many = torch.arange(100_000)%10
+    assert (many[other_class(many, keyed_rng(0))]!=many).all()
+    alone = torch.stack([other_class(torch.zeros(3), g) for g in [keyed_rng(0)] for _ in range(600)])
+    assert torch.allclose(torch.bincount(alone[:,0], minlength=3)/600, torch.full((3,), 1/3), atol=.1) # any, where there is no other
+    with pytest.raises(ValueError, match='expected a class per sample'): other_class(torch.eye(3), keyed_rng(0))
+
 def test_partners_are_uniform():
     g = keyed_rng(0)
     for how in ('any','other'):

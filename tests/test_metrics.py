@@ -1,0 +1,98 @@
+"Metrics on what was mixed: exact for uneven batches, over processes, and in the recorder's table"
+import os, pytest, torch
+from fastai.vision.all import *
+from fastai.distributed import DistributedDL
+from fastmix.all import *
+from fastmix.core import keyed_rng
+from fastmix.metrics import order_labels, top2, top2_all
+
+class Heads(nn.Module):
+    "Two heads, or one softmax, on 8 numbers"
+    def __init__(self, n, c=5):
+        super().__init__()
+        torch.manual_seed(0)
+        self.lin,self.n = nn.Linear(8, n*c),n
+    def forward(self, x): return self.lin(x).unflatten(1, (self.n,-1)).squeeze(1)
+
+class Data(list): n_inp = 1
+
+def pairs(n=21, n_valid=13, bs=4, slots=2, wrap=noop):
+    g = torch.Generator().manual_seed(1)
+    ds = [Data((torch.randn(8, generator=g), *torch.randint(5, (slots,), generator=g)) for _ in range(m)) for m in (n, n_valid)]
+    return DataLoaders(*[wrap(TfmdDL(d, bs=bs, num_workers=0, device='cpu')) for d in ds], device='cpu')
+
+class Keep(Callback):
+    "What each batch came to: predictions, labels in the order that counts"
+    def before_fit(self): self.kept = {True: [], False: []}
+    def after_loss(self):
+        m = self.learn.mixup.mixed if hasattr(self.learn, 'mixup') else None
+        y = order_labels(m.labels, m.w_x) if m else torch.stack(self.yb, 1)
+        self.kept[bool(self.training)].append((self.pred.detach(), y))
+
+def learner(n_heads, cbs=None, **kw):
+    learn = Learner(pairs(slots=n_heads, **kw), Heads(n_heads), HeadsLoss() if n_heads==2 else CrossEntropyLossFlat(), cbs=cbs,
+        metrics=[Top2(), Top2All(), HeadAccuracy(0), HeadAccuracy(1)], opt_func=SGD, lr=0.)
+    learn.remove_cb(ProgressCallback)
+    learn.logger,learn.recorder.train_metrics = noop,True
+    return learn
+
+def fit(n_heads, **kw): # the recorder's figures, and what they are of
+    keep = Keep()
+    learn = learner(n_heads, [keep] if n_heads==2 else [Mixup(mix_valid=True, seed=0), keep], **kw)
+    learn.fit(1)
+    return dict(zip(learn.recorder.metric_names[1:], learn.recorder.values[-1])),keep.kept
+
+def whole(kept): # the same figures, over everything at once
+    p,y = (torch.cat(t) for t in zip(*kept))
+    named = p.argmax(-1) if p.ndim==3 else p.topk(2).indices
+    return dict(top2=top2(p, y).mean(), top2_all=top2_all(p, y).mean(), head_0=(named==y)[:,0].float().mean(), head_1=(named==y)[:,1].float().mean())
+
+def check(values, kept):
+    for part,what in (('train',True), ('valid',False)):
+        for k,v in whole(kept[what]).items(): assert abs(values[f'{part}_{k}']-v)<1e-6, (part, k)
+
+@pytest.mark.parametrize('n_heads', [1,2])
+@pytest.mark.parametrize('bs', [1,4,5,20])
+def test_uneven_batches_count_by_their_samples(n_heads, bs): check(*fit(n_heads, bs=bs))
+
+def _rank(rank, n, folder):
+    torch.set_num_threads(1) # as a loader's workers: threads do not survive a fork
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(n), CUDA_VISIBLE_DEVICES='')
+    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=n)
+    torch.save([fit(h, wrap=DistributedDL) for h in (1,2)], folder/f'{rank}.pth')
+    torch.distributed.destroy_process_group()
+
+def test_two_processes_give_the_figure_of_the_whole_set(tmp_path):
+    "21 and 13 samples on two processes: each has one too many, which is not counted"
+    torch.multiprocessing.start_processes(_rank, (2, tmp_path), nprocs=2, start_method='fork')
+    ranks = [torch.load(tmp_path/f'{r}.pth', weights_only=False) for r in (0,1)]
+    for (v0,k0),(v1,k1),n_heads in zip(*ranks, (1,2)):
+        pad = {t: [tuple(o[:-1] for o in b) if b is k1[t][-1] else b for b in k1[t]] for t in k1}
+        both = {t: k0[t] + pad[t] for t in k0}
+        assert [sum(len(p) for p,_ in both[t]) for t in (True,False)]==[21,13]
+        for v in (v0,v1): check(v, both)
+        if n_heads==2: # nothing is drawn: it is what one process says, too
+            one,_ = fit(2, bs=21)
+            for k in one: # fastai's own losses count the padding
+                if not k.endswith('loss'): assert abs(one[k]-v0[k])<1e-6, k
+        else: assert not torch.equal(k0[True][0][1], k1[True][0][1]) # other ranks, other draws
+
+@pytest.mark.parametrize('bs', [None,8])
+def test_the_ceiling_is_what_an_oracle_reaches(bs):
+    "It names the two classes in order, and any second one where both are the same"
+    n,c = 80_000,10
+    y1 = torch.randint(c, (n//(bs or n), bs or n), generator=torch.Generator().manual_seed(0))
+    g = keyed_rng(0)
+    y2 = torch.stack([o[torch.randperm(len(o), generator=g)] for o in y1]) if bs else torch.randint(c, y1.shape, generator=g)
+    y = torch.stack([y1.flatten(), y2.flatten()], 1)
+    second = torch.where(y[:,0]==y[:,1], (y[:,1]+1)%c, y[:,1])
+    pred = 2*F.one_hot(y[:,0], c) + F.one_hot(second, c)
+    assert abs(top2(pred, y).mean()-top2_ceiling(c, bs))<.003 and top2_all(pred, y).mean()==1
+
+def test_they_reach_the_log_on_disk(tmp_path):
+    learn = learner(1, [Mixup(seed=0), CSVLogger()])
+    learn.path = tmp_path
+    learn.fit(2)
+    log = pd.read_csv(tmp_path/'history.csv')
+    assert log.train_top2.between(0,1).all() and log.valid_top2.isna().all() and len(log)==2 # validation is not mixed
+    assert abs(log.train_top2.iloc[-1]-learn.recorder.values[-1][1])<1e-6
