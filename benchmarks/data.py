@@ -20,10 +20,10 @@ p.add_argument('--path', type=Path, default=None, help='folder with train/ and t
 p.add_argument('--rounds', type=int, default=5)
 a = p.parse_args()
 path = a.path or untar_data(URLs.CIFAR)
-test,tfms = path/'test',[PadCrop(4), Normalize.from_stats(*cifar_stats)]
-slow = four_blocks(test, num_workers=0, device='cpu')
-single = ImageDataLoaders.from_folder(test, valid_pct=.2, bs=128, batch_tfms=tfms, num_workers=0, device='cpu')
-pairs = MultiSampleDataLoaders.from_folder(test, valid_pct=.2, bs=128, batch_tfms=tfms, num_workers=0, device='cpu')
+train,tfms = path/'train',[PadCrop(4), Normalize.from_stats(*cifar_stats)]
+slow = four_blocks(train, num_workers=0, device='cpu')
+single = ImageDataLoaders.from_folder(train, valid_pct=.2, bs=128, batch_tfms=tfms, num_workers=0, device='cpu')
+pairs = MultiSampleDataLoaders.from_folder(train, valid_pct=.2, bs=128, batch_tfms=tfms, num_workers=0, device='cpu')
 fast = in_memory(pairs)
 rows = [(rate(slow.train, 2), rate(single.train, 2), rate(pairs.train, 2), rate(fast.train, 60)) for _ in range(a.rounds)]
 med = [statistics.median(c) for c in zip(*rows)]

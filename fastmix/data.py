@@ -28,14 +28,28 @@ def to_slots(
     n:int # Number of slots N
 )->tuple: # `(x1, …, xN, y1, …, yN)`, each `[b,...]`
     "Cut a batch apart into slots"
-    return tuple(o for t in b for o in t.chunk(n)) if n>1 else b
+    return tuple(o.as_subclass(type(t)) for t in b for o in t.as_subclass(Tensor).chunk(n)) if n>1 else b
+
+class _ToNormal: # `IntToFloatTensor` and `Normalize` in one piece of memory: fastai's own allocate it twice, which takes most of the time
+    def __init__(self, to_float, norm): self.to_float,self.norm = to_float,norm
+    def __call__(self, b, **kwargs): return tuple(self.one(t) for t in b)
+    def one(self, x):
+        if not isinstance(x, TensorImage): return self.norm(self.to_float(x)) if isinstance(x, TensorMask) else x
+        m,s = (t.as_subclass(Tensor) for t in (self.norm.mean,self.norm.std))
+        return x.as_subclass(Tensor).float().sub_(m*self.to_float.div).mul_(1/(s*self.to_float.div)).as_subclass(type(x))
+
+def _fused(fs): # `fs`, with what `_ToNormal` does as one of them
+    k = next((k for k in range(len(fs)-1) if type(fs[k]) is IntToFloatTensor and type(fs[k+1]) is Normalize), None)
+    return fs if k is None else [*fs[:k], _ToNormal(*fs[k:k+2]), *fs[k+2:]]
 
 class SlotPipeline(Pipeline):
     "Batch transforms that see the images of all slots as one batch of single images"
     def __init__(self, funcs=None, n=1, split_idx=None):
         super().__init__(funcs, split_idx=split_idx)
         self.n = n
-    def __call__(self, o): return to_slots(super().__call__(from_slots(o, self.n)), self.n)
+    def __call__(self, o): return self.joined(from_slots(o, self.n))
+    def joined(self, b, fs=None): # `b` has the slots end to end
+        return to_slots(compose_tfms(b, _fused(ifnone(fs, self.fs)), split_idx=self.split_idx), self.n)
     def decode(self, o, full=True): return to_slots(super().decode(from_slots(o, self.n), full=full), self.n)
 
 # %% ../nbs/05_data.ipynb #7209a6f6
@@ -308,16 +322,31 @@ class InMemoryDL(MultiSampleDL):
 
     def labels(self): return self.data[1].cpu()
 
-    def create_batches(self, samps):
-        if self.data is None: # it was pickled
-            yield from super().create_batches(samps)
-            return
+    def shuffle_fn(self, idxs): # fastai's takes a tenth of the time of an epoch
+        return [idxs[i] for i in torch.randperm(len(idxs), generator=keyed_rng(self.rng.getrandbits(32))).tolist()]
+
+    def _batches(self, samps, take=Tensor.index_select): # slots end to end; `index_select` is far quicker than `t[i]` for bytes
         idx = torch.as_tensor(list(samps), dtype=torch.long)
         idx = (idx[None] if self.n_samples==1 else self.table[:,idx]).to(self.data[0].device, non_blocking=True) # [N,n]
-        for ch in idx.split(self.bs, 1):
-            if ch.shape[1]<self.bs and self.drop_last: return
-            ch = ch.flatten()
-            yield to_slots(tuple(t.index_select(0, ch) for t in self.data), self.n_samples) # far quicker than t[ch] for bytes
+        for i in idx.split(self.bs, 1):
+            if i.shape[1]<self.bs and self.drop_last: return
+            xy = zip((take, Tensor.index_select), self.data)
+            yield tuple(f(t.as_subclass(Tensor), 0, i.flatten()).as_subclass(type(t)) for f,t in xy)
+
+    def create_batches(self, samps):
+        if self.data is None: return super().create_batches(samps) # it was pickled
+        return (to_slots(b, self.n_samples) for b in self._batches(samps))
+
+    def __iter__(self):
+        "fastai's; on the CPU without torch's loader, which has nothing to do here, and cropping while the images are copied"
+        fs,where = L(getattr(self.after_batch, 'fs', None)),self.data and self.data[0].device
+        crop = fs and type(fs[0]) is PadCrop and fs[0].split_idx==self.dataset.split_idx
+        if not crop or not isinstance(self.after_batch, SlotPipeline) or not self.device==where==torch.device('cpu'):
+            return (yield from super().__iter__())
+        self.randomize()
+        self.before_iter()
+        for b in self._batches(self.get_idxs(), fs[0].take): yield self.after_batch.joined(b, fs[1:])
+        self.after_iter()
 
     def __getstate__(self): return {**self.__dict__, 'data': None}
 
@@ -355,6 +384,7 @@ def in_memory(
         if not len(ds): raise ValueError(f'{nm} set: expected at least one image, it is empty')
     decoders = [Decoder(ds, dl.after_item, bs=64, num_workers=dl.fake_l.num_workers if len(ds)>1000 else 0) for ds,dl in zip(sets, dls.loaders)]
     if not folder or device.type!='cpu': check_room(sum(map(len, sets)), first_image(decoders[0]), device)
+    torch.empty(2**25-2**14, dtype=torch.uint8) # glibc keeps freed memory of sizes it has seen freed: else each batch is allocated anew
     loaders = [_in_memory_dl(dl, ds, (_images(d, device, folder), y), device) for dl,ds,d,y in zip(dls.loaders, sets, decoders, ys)]
     return MultiSampleDataLoaders(*loaders, path=dls.path, device=device)
 
@@ -375,22 +405,39 @@ class PadCrop(RandTransform):
         super().__init__(p=1.)
         self.pad,self.flip = check_int('pad', pad, 0),flip
 
+    def _draw(self, b, device): # rows and columns of the padded images where the crops begin, and which are flipped
+        return *torch.randint(2*self.pad+1, (2,b), device=device), torch.rand(b, device=device) < (.5 if self.flip else 0)
+
     def encodes(self, x:TensorImage):
-        b,_,h,w = x.shape
-        xp = F.pad(x.as_subclass(Tensor), [self.pad]*4)
-        i,j = torch.randint(2*self.pad+1, (2,b), device=x.device)
-        flip = torch.rand(b, device=x.device) < (.5 if self.flip else 0)
-        return retain_type((_crop_np if x.device.type=='cpu' else _crop)(xp, i, j, flip, h, w), x)
+        i,j,flip = self._draw(len(x), x.device)
+        res = self._crop(x.as_subclass(Tensor), i, j)
+        return retain_type(torch.where(flip[:,None,None,None], res.flip(-1), res), x)
 
-def _crop(xp, i, j, flip, h, w):
-    res = xp.unfold(2, h, 1).unfold(3, w, 1)[torch.arange(len(xp), device=xp.device),:,i,j] # of a view [b,c,2p+1,2p+1,h,w]
-    return torch.where(flip[:,None,None,None], res.flip(-1), res)
+    def _crop(self, x, i, j):
+        windows = F.pad(x, [self.pad]*4).unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1) # a view [b,c,2p+1,2p+1,h,w]
+        return windows[torch.arange(len(x), device=x.device),:,i,j]
 
-def _crop_np(xp, i, j, flip, h, w): # NumPy copies bytes twice as fast, whatever else the cores are doing
-    windows = np.lib.stride_tricks.sliding_window_view(xp.numpy(), (h,w), (2,3))
-    res,flip = windows[np.arange(len(xp)),:,i.numpy(),j.numpy()],flip.numpy()
-    res[flip] = res[flip][...,::-1]
-    return torch.from_numpy(res)
+    def take(self,
+        x:Tensor, # Images `[n,c,h,w]`
+        dim:int, # 0
+        idx:Tensor # Which of them `[b]`
+    )->Tensor: # `[b,c,h,w]`
+        "What `encodes` makes of `x[idx]`: a shifted image is the same bytes from another place, with zeros for what came in from outside"
+        (n,c,h,w),k = x.shape,2*self.pad+1
+        if x.device.type!='cpu' or x.dtype!=torch.uint8 or k*k*h*w>2**24: return self.encodes(TensorImage(x.index_select(dim, idx)))
+        i,j,flip = (t.numpy() for t in self._draw(len(idx), x.device))
+        runs = np.ndarray(x.numel()-c*h*w+1, f'V{c*h*w}', x.numpy(), strides=1) # each run of bytes is one element
+        at = idx.numpy()*(c*h*w) + (i-self.pad)*w + j-self.pad
+        res = runs[at.clip(0, len(runs)-1)].view(np.uint8).reshape(-1, c, h, w)
+        res &= _inside(h, w, self.pad)[i*k+j]
+        for e in (at!=at.clip(0, len(runs)-1)).nonzero()[0]: res[e] = self._crop(x[idx[e]][None], i[e], j[e])[0] # at the ends of `x`
+        res[flip] = torch.from_numpy(res[flip]).flip(-1).numpy()
+        return torch.from_numpy(res)
+
+@lru_cache
+def _inside(h, w, pad): # for each place of a crop, 255 where it shows the image and 0 where the padding: [(2p+1)^2,1,h,w]
+    row,col = (np.arange(m)+np.arange(-pad, pad+1)[:,None] for m in (h,w)) # [2p+1,h], [2p+1,w]
+    return (((0<=row) & (row<h))[:,None,:,None] & ((0<=col) & (col<w))[None,:,None]).reshape(-1, 1, h, w)*np.uint8(255)
 
 # %% ../nbs/05_data.ipynb #d070bece
 @lru_cache
