@@ -282,6 +282,9 @@ class MultiSampleDataLoaders(ImageDataLoaders):
                 return super().test_dl(pd.DataFrame(flat) if isinstance(own, pd.DataFrame) else flat, partner='next', **kwargs)
         return super().test_dl(test_items, **kwargs)
 
+for o in ('from_csv','from_name_func','from_path_re','from_name_re'): # fastai leaves these bound to its own class
+    setattr(MultiSampleDataLoaders, o, classmethod(getattr(ImageDataLoaders, o).__func__))
+
 class MultiSampleDataBlock(DataBlock):
     "A data block whose loaders yield `(x1, …, xN, y1, …, yN)`"
     @delegates(DataBlock.__init__)

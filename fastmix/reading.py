@@ -204,6 +204,7 @@ def decoded(
 )->Tensor: # `[n,c,h,w]`
     "All images of `d`, decoded now or before"
     x = first_image(d)
+    d.bs = max(1, min(64, 2**23//x.numel())) # large images by few, for the sake of memory
     if folder is None: return decode_all(d, torch.empty(len(d.dataset), *x.shape, dtype=x.dtype, device=device))
     key = _key(d)
     if (res := _from_cache(d, folder, key)) is not None: return res
