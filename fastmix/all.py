@@ -5,7 +5,7 @@ from fastmix.models import MultiSample, multi_sample_model, to_single, cifar_res
 from fastmix.metrics import Top2, Top2All, HeadAccuracy
 from fastmix.training import nesterov_sgd, StepDecay, DevicePrecision, set_precision
 from fastmix.resuming import Checkpoint, RunLog
-from fastmix.data import MultiSampleDL, InMemoryDL, MultiSampleDataLoaders, MultiSampleDataBlock, in_memory, digits_dls, digit_image, digit_label, cifar_dls, PadCrop, SlotInterpretation
+from fastmix.data import MultiSampleDL, InMemoryDL, MultiSampleDataLoaders, MultiSampleDataBlock, in_memory, digits_dls, digit_image, digit_label, cifar_dls, PadCrop
 from fastmix.callback import Mix, Mixup, MixupX, MixupL, MixupXL, SamplePairing, MixChoice, MixupC, rhythm, until
 from fastmix.learner import mixup_c_learner, mixup_learner, MultiSampleLearner, load_weights
 import fastmix.distributed

@@ -3,7 +3,7 @@ import pickle
 import pytest
 from fastai.vision.all import *
 from fastmix.all import *
-from fastmix.data import SlotInterpretation, other_class
+from fastmix.data import other_class
 from fastmix import reading
 
 for o in [o for o in dir() if o.startswith('test')]: del globals()[o] # fastcore's, which pytest would take for tests
@@ -101,9 +101,6 @@ def test_with_a_learner(path, memory):
         inps,_,targs,_,losses = interp[[1,0]]
         assert torch.equal(torch.stack(targs, 1).as_subclass(Tensor), labels(dls.valid)[[1,0]]) # the pairs whose losses these are
         interp.plot_top_losses(2)
-        each = [SlotInterpretation.from_learner(learn, i).confusion_matrix() for i in (0,1)]
-        assert (SlotInterpretation.from_learner(learn).confusion_matrix()==each[0]+each[1]).all() and each[0].sum()==6
-        SlotInterpretation.from_learner(learn, 0).plot_confusion_matrix()
     plt.close('all')
 
 def test_in_memory_is_the_same_data(path):
@@ -194,3 +191,79 @@ def test_splits_and_classes(tmp_path):
     (tmp_path/'one'/'a').mkdir(parents=True)
     Image.new('RGB', (8,8)).save(tmp_path/'one'/'a'/'0.png')
     with pytest.raises(ValueError, match='set: expected at least'): make(tmp_path/'one', valid_pct=.5)
+
+@pytest.fixture(scope='module')
+def numbered(tmp_path_factory):
+    "A file for each class whose pixels tell where they were: red the row, green the column, blue the class"
+    path = tmp_path_factory.mktemp('numbered')
+    for i in range(400):
+        a = np.empty((8,8,3), np.uint8)
+        a[...,0],a[...,1],a[...,2] = np.arange(8)[:,None]+100,np.arange(8)+100,[50,150,250][i%3]
+        (path/'abc'[i%3]).mkdir(exist_ok=True)
+        Image.fromarray(a).save(path/'abc'[i%3]/f'{i}.png')
+    return path
+
+def places(x, pad=2):
+    "From whole batches `[n,3,8,8]` of bytes: row and column of the shift, flipped or not"
+    r,c = (x[:,k,pad:-pad,pad:-pad].float()-100 for k in (0,1)) # which is never padding
+    flip = c[:,0,0]>c[:,0,-1]
+    col = torch.where(flip, c[:,0,-1], c[:,0,0])
+    return (r[:,0,0]*(2*pad+1)+col)*2+flip
+
+def drawn(dls, epochs, mean, std): # all images and labels of some epochs, as bytes
+    bs = [b for _ in range(epochs) for b in dls.train]
+    x = torch.stack([torch.cat([b[k] for b in bs]) for k in (0,1)]).as_subclass(Tensor)
+    return ((x*std+mean)*255).round().to(torch.uint8),torch.stack([torch.cat([b[k] for b in bs]) for k in (2,3)]).as_subclass(Tensor)
+
+def too_far(count): # chi-square of counts that should be equal, in standard deviations of its own
+    e = count.sum()/len(count)
+    return ((count-e)**2/e).sum().sub(len(count)-1)/(2*(len(count)-1))**.5
+
+@pytest.mark.parametrize('memory', [False, True])
+def test_what_batches_are_drawn_from(numbered, memory):
+    set_seed(7)
+    mean,std = tensor([.4,.5,.6]),tensor([.2,.3,.25])
+    dls = make(numbered, bs=32, batch_tfms=[PadCrop(2), Normalize.from_stats(mean, std, cuda=False)], partner='other')
+    if memory: dls = in_memory(dls)
+    mean,std = (t[:,None,None] for t in (mean,std))
+    x,y = drawn(dls, 12, mean, std)
+    n = y.shape[1]
+    assert n>3000
+    at = torch.stack([places(o) for o in x]).long()
+    for o in at: assert too_far(o.bincount(minlength=50).float())<5 # 25 places, flipped or not, in each slot
+    both = (at[0]//2%5*5 + at[1]//2%5).bincount(minlength=25).float()
+    assert too_far(both)<5 and too_far((at[0]%2*2+at[1]%2).bincount(minlength=4).float())<5 # slots on their own
+    assert ((x[:,:,2]==0)==(x[:,:,0]==0)).all() and set(x[:,:,2].unique().tolist())=={0,50,150,250}
+    shown = (x[:,:,2]>0).float().mean().item() # the rest is black: each of 8 columns and rows is out of the image now and then
+    assert abs(shown-(1-1.2/8)**2)<.004
+    assert (x[:,:,2].amax((2,3))==tensor([50,150,250])[y]).all() # labels go with their images
+    share = (y[0]*3+y[1]).bincount(minlength=9)/n
+    want = tensor([int(o[1]) for o in dls.train_ds]).bincount()/len(dls.train_ds)
+    assert (share-(want[:,None]*want).flatten()).abs().max()<.03
+
+def test_cropping_while_copying_is_cropping():
+    x = torch.randint(256, (40,3,9,7), dtype=torch.uint8)
+    idx = torch.cat([torch.tensor([0,39]*50), torch.randint(40, (100,))])
+    for tfm in (PadCrop(3), PadCrop(0), PadCrop(8, flip=False)):
+        set_seed(1)
+        a = tfm.take(x, 0, idx)
+        set_seed(1)
+        assert torch.equal(a, tfm.encodes(TensorImage(x[idx])).as_subclass(Tensor))
+
+@pytest.mark.parametrize('n', [1,2])
+def test_one_pass_gives_what_the_stages_give(path, n):
+    stats = Normalize.from_stats(*cifar_stats, cuda=False)
+    fast = in_memory(make(path, n_samples=n, batch_tfms=[PadCrop(2), stats]))
+    res = []
+    for dl,loop in ((fast.train,iter), (fast.train.new(),lambda dl: map(dl.after_batch, dl.create_batches(dl.get_idxs())))):
+        set_seed(3)
+        dl.rng = random.Random(5)
+        if loop is not iter:
+            dl.randomize()
+            dl.before_iter()
+        res.append(list(loop(dl)))
+    for a,b in zip(*res, strict=True):
+        for s,t in zip(a, b): assert type(s) is type(t) and torch.equal(s, t)
+    x = fast.valid_ds[0][0]
+    want = (tensor(x).permute(2,0,1)/255-tensor(cifar_stats[0])[:,None,None])/tensor(cifar_stats[1])[:,None,None]
+    assert torch.allclose(first(fast.valid)[0][0].as_subclass(Tensor), want, atol=1e-6)
