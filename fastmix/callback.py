@@ -51,7 +51,7 @@ class MixBase(Callback):
     @property
     def mixing(self):
         "Whether this batch is to be mixed"
-        if not self.training: return self.mix_valid
+        if not self.training: return self.mix_valid and len(self.yb)>0 # without labels it is a prediction
         return self.when is None or self.when(self.epoch, self.n_epoch)
 
     def generators(self, device): # a function of the purpose: draws for partners, images and labels are independent
@@ -227,6 +227,11 @@ class MixupC(MixBase):
         if random_label is not None: check_int('random_label', random_label, 0, n_samples-1)
         self.random_label = random_label
 
+    @property
+    def scale(self):
+        "What images are multiplied with where slots are not mixed: the mean of the weights that the network knows them by"
+        return 1 if self.lam_x is None else 1/self.n_samples
+
     def mix_batch(self,
         xb:tuple, # `(x,)`, or `(x1, …, xN)`
         yb:tuple, # `(y,)`, `(y1, …, yN)` or `()`
@@ -238,7 +243,9 @@ class MixupC(MixBase):
             idx = partners(bs, n, self.partner, first(yb), g(0))
             xb,yb = tuple(xb[0][i] for i in idx),tuple(y[i] for y in yb for i in idx)
         if len(xb)!=n: raise ValueError(f'loaders of {len(xb)} slots: expected n_samples={n}, as this MixupC has')
-        if not self.mixing: return xb,yb,Mixed([(y,) for y in yb], idx=idx)
+        if not self.mixing:
+            if self.lam_x is not None: xb = tuple(x*self.scale for x in xb)
+            return xb,yb,Mixed([(y,) for y in yb], idx=idx)
         if yb and self.training and self.random_label is not None: yb = self._random_labels(yb, bs, g(3))
         if self.lam_x is not None:
             w_x = self.draw(self.lam_x, bs, g(1)).expand(bs,-1)

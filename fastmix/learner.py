@@ -214,6 +214,10 @@ def _one_answer(dls, probs): # label, class and probabilities of each row, the h
     probs = (probs.mean(1) if probs.ndim>2 else probs).float().cpu()
     return L((dls.vocab[i], i, p) for i,p in zip(probs.argmax(1), probs))
 
+def _scale(learn): # of images in the slots
+    mix = learn.cbs.filter(risinstance(MixupC))
+    return mix[0].scale if mix else 1
+
 @patch
 def predict_many(self:Learner,
     images, # Images as `predict` takes them: files, arrays or pictures, any number
@@ -227,7 +231,7 @@ def predict_many(self:Learner,
     probs = []
     with torch.no_grad():
         for b in dls.test_dl(images, bs=(1 if same else N)*dls.valid.bs, num_workers=0):
-            x = to_device(b[0].as_subclass(Tensor), next(m.parameters()).device)
+            x = _scale(self)*to_device(b[0].as_subclass(Tensor), next(m.parameters()).device)
             pad = x[:1].expand(0 if same else -len(x)%N, *x.shape[1:]) # fills the last slots
             xs = [x]*N if same else torch.cat([x,pad]).unflatten(0, (-1,N)).unbind(1)
             p = getcallable(self.loss_func, 'activation')(m(*xs))
@@ -280,7 +284,7 @@ def to_single(self:Learner,
 )->Learner:
     "A learner for one image and one head, made of this one's network (section 5.5)"
     dls,m = _slot_dls(self.dls, 1),self.model
-    m = to_single(m) if isinstance(m, MultiSample) else MultiSample(deepcopy(m), 1, 1, dls.one_batch()[0].shape[1])
+    m = to_single(m, _scale(self)) if isinstance(m, MultiSample) else MultiSample(deepcopy(m), 1, 1, dls.one_batch()[0].shape[1])
     loss = self.loss_func.func if isinstance(self.loss_func, HeadsLoss) else self.loss_func
     return mixup_learner(dls, arch=m, **{'loss_func': loss, 'path': self.path, **kwargs})
 

@@ -157,14 +157,15 @@ def multi_sample_model(
 # %% ../nbs/02_models.ipynb #0493983a
 @torch.no_grad()
 def to_single(
-    model:MultiSample # A network for N samples; a copy of it is changed
+    model:MultiSample, # A network for N samples; a copy of it is changed
+    scale:float=1. # What the images in its slots were multiplied with, as in section 4.1
 )->MultiSample: # The network for one sample and one head that it contains
     "Sum the stem's slots and average the heads (section 5.5)"
     if not isinstance(model, MultiSample): raise ValueError(f'model is a {type(model).__name__}: expected a MultiSample network')
     n,n_in,net = model.n_samples,model.n_in,deepcopy(model.net)
     (_,conv),_ = _ends(net)
     nm,heads = next((nm,m) for nm,m in net.named_modules() if isinstance(m, Heads))
-    _set_input(conv, conv.weight.unflatten(1, (n,n_in)).sum(1)) # [out, n, n_in, k, k] to [out, n_in, k, k]
+    _set_input(conv, scale*conv.weight.unflatten(1, (n,n_in)).sum(1)) # [out, n, n_in, k, k] to [out, n_in, k, k]
     new = Heads(heads.nf, 1, heads.c, bias=heads[0].bias is not None).to(heads[0].weight)
     for p,q in zip(new.parameters(), heads.parameters()): p.copy_(q.unflatten(0, (heads.n,heads.c)).mean(0))
     _set_module(net, nm, new)

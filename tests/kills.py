@@ -57,6 +57,7 @@ def main(out, kills, world, seed):
     for i in range(kills):
         folder,moment,alone = out/f'run{i}',rng.uniform(0, took),world>1 and i%2==1
         pids = start(folder, world)
+        while alone and not (folder/'run.json').exists(): time.sleep(.01) # before they have met, only a launcher can tell
         time.sleep(moment)
         for p in pids[-1:] if alone else pids: os.kill(p, signal.SIGKILL) # of two processes both, or the second alone
         killed = wait(pids)
