@@ -56,10 +56,10 @@ class MixBase(Callback):
 
     def generators(self, device): # a function of the purpose: draws for partners, images and labels are independent
         if self.seed is None: self.seed = int(torch.randint(2**31, ()))
-        train = self.training
-        i = self.count if train else self.iter # validation is the same every epoch
-        self.count += train
-        return partial(keyed_rng, self.seed, int(train), rank_distrib(), i, device=device)
+        valid = not self.training
+        i = self.iter if valid else self.count # validation is the same every epoch
+        self.count += self.training
+        return partial(keyed_rng, self.seed, int(valid), rank_distrib(), i, device=device)
 
     def draw(self, dist, bs, g): # a row for each sample, or one for all
         constant = isinstance(dist, Fixed) or dist==0
