@@ -56,10 +56,10 @@ class MixBase(Callback):
 
     def generators(self, device): # a function of the purpose: draws for partners, images and labels are independent
         if self.seed is None: self.seed = int(torch.randint(2**31, ()))
-        train = self.training
-        i = self.count if train else self.iter # validation is the same every epoch
-        self.count += train
-        return partial(keyed_rng, self.seed, int(train), rank_distrib(), i, device=device)
+        valid = not self.training
+        i = self.iter if valid else self.count # validation is the same every epoch
+        self.count += self.training
+        return partial(keyed_rng, self.seed, int(valid), rank_distrib(), i, device=device)
 
     def draw(self, dist, bs, g): # a row for each sample, or one for all
         constant = isinstance(dist, Fixed) or dist==0
@@ -185,7 +185,7 @@ class MixChoice(MixBase):
     def __init__(self,
         *rules, # Callbacks as `Mixup()`; `None`: no mixing
         odds=None, # How often each is drawn, in proportion; `None`: equally often
-        seed:int=None # Seed of the choice, and of rules that have none of their own
+        seed:int=None # Seed of the choice, and of what the rules draw
     ):
         super().__init__(seed=seed)
         if not rules: raise ValueError('rules=(): expected at least one, as Mixup()')
@@ -198,11 +198,10 @@ class MixChoice(MixBase):
     def before_batch(self):
         self.mixed,self.rule = None,None
         if not self.training: return
-        g = self.generators('cpu')
-        self.rule = self.rules[torch.multinomial(tensor(self.odds, dtype=torch.float), 1, generator=g(0))]
+        i,g = self.count,self.generators('cpu')(4) # a rule draws for the purposes 0 to 2
+        self.rule = self.rules[torch.multinomial(tensor(self.odds, dtype=torch.float), 1, generator=g)]
         if self.rule is None: return
-        self.rule.learn = self.learn
-        if self.rule.seed is None: self.rule.seed = self.seed
+        self.rule.learn,self.rule.seed,self.rule.count = self.learn,self.seed,i # no numbers of its own to be kept
         self.rule.before_batch()
         self.mixed = self.rule.mixed
 
@@ -283,7 +282,8 @@ def show_mixed(self:Learner,
     figsize=None # Size of the figure in inches
 ):
     "Draw a mixed training batch: the sources, their weights, the mixture, and the labels with their weights"
-    cb = next((c for c in self.cbs if hasattr(type(c), 'mix_batch')), None)
+    rules = [c for cb in self.cbs for c in (cb.rules if isinstance(cb, MixChoice) else [cb])]
+    cb = next((c for c in rules if hasattr(type(c), 'mix_batch')), None)
     if cb is None: raise ValueError('no mixing callback in this learner: expected one, as Mixup()')
     n,b,vocab = self.dls.n_inp,self.dls.one_batch(),getattr(self.dls, 'vocab', None)
     training,self.training = self.training,True

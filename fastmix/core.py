@@ -93,8 +93,8 @@ def other_class(
     g:torch.Generator # Source of randomness, on the device of `y`
 )->Tensor: # Indices into `y` `[n]`
     "For every sample one of another class, each as likely, and independent of the rest; any, where there is none"
+    if getattr(y, 'ndim', 0)!=1: raise ValueError("partner='other_class': expected one class per sample; use 'other'")
     y,n = y.as_subclass(Tensor),len(y)
-    if y.ndim!=1: raise ValueError("partner='other_class': expected a class per sample, not several; use 'other'")
     y_sorted,order = y.sort()
     start,end = (torch.searchsorted(y_sorted, y, right=r) for r in (False,True)) # the own class, to be jumped over
     others = (n-1-end+start)%n + 1 # n, where all are of one class

@@ -360,6 +360,19 @@ def test_no_host_synchronisation(cb):
             cb.learn.loss_grad.backward()
         finally: torch.cuda.set_sync_debug_mode('default')
 
+def test_a_choice_goes_on_from_its_own_seed_and_count():
+    "Two numbers are the whole state, whatever the rules have drawn before"
+    def go(n, **state):
+        seen,cb = [],MixChoice(Mixup(), MixupXL(), odds=(1,2), seed=3)
+        for k,v in state.items(): setattr(cb, k, v)
+        class See(Callback):
+            order,run_valid = 1,False
+            def before_batch(self): seen.append((type(cb.rule).__name__, *cb.mixed.w_x[:,0].tolist()))
+        learner([cb, See()], d=dls(16)).fit(n)
+        return seen,cb
+    (all_,_),(some,cb) = go(4),go(2)
+    assert some + go(2, seed=cb.seed, count=cb.count)[0]==all_ and len(set(all_))==8
+
 # ---------- metrics
 
 def test_metrics_on_training_batches_are_of_what_was_mixed():
@@ -396,6 +409,8 @@ def test_show_mixed(y, loss, c):
     assert len(t)==6 and all('(75%)' in o for o in t[::3]) and all('(25%)' in o for o in t[1::3]) and all(' +\n' in o for o in t[2::3])
     assert [ax.texts[0].get_text() for ax in plt.gcf().axes[:2]]==['+','=']
     assert learn.mixup.count==0 and learn.mixup.mixed is None # it disturbs no draw of training
+
+def test_show_mixed_of_a_choice(): assert len(titles(learner(MixChoice(None, Mixup()), d=small())))==6
 
 def test_show_mixed_slots():
     learn = learner(MixupC(lam_l=Fixed(.6)), HeadsLoss(), small(), resnet20(3, n_samples=2))

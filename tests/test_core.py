@@ -55,7 +55,8 @@ def test_another_class_is_drawn_evenly_from_all_of_the_others():
     assert (many[other_class(many, keyed_rng(0))]!=many).all()
     alone = torch.stack([other_class(torch.zeros(3), g) for g in [keyed_rng(0)] for _ in range(600)])
     assert torch.allclose(torch.bincount(alone[:,0], minlength=3)/600, torch.full((3,), 1/3), atol=.1) # any, where there is no other
-    with pytest.raises(ValueError, match='expected a class per sample'): other_class(torch.eye(3), keyed_rng(0))
+    for none in (torch.eye(3), None):
+        with pytest.raises(ValueError, match='expected one class per sample'): other_class(none, keyed_rng(0))
 
 def test_partners_are_uniform():
     g = keyed_rng(0)
