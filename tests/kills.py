@@ -58,7 +58,7 @@ def main(out, kills, world, seed):
         folder,moment,alone = out/f'run{i}',rng.uniform(0, took),world>1 and i%2==1
         pids = start(folder, world)
         while alone and not (folder/'run.json').exists(): time.sleep(.01) # before they have met, only a launcher can tell
-        time.sleep(moment)
+        time.sleep(moment/2 if alone else moment)
         for p in pids[-1:] if alone else pids: os.kill(p, signal.SIGKILL) # of two processes both, or the second alone
         killed = wait(pids)
         run = folder/'run.json'
