@@ -137,13 +137,6 @@ def single(
         ys.append(y.as_subclass(Tensor))
     return calibration(torch.cat(ps).cpu(), torch.cat(ys).cpu())
 
-def to_single(learn, s, scale):
-    "The network for one image (section 5.5); slots that were trained on scaled images keep their scale"
-    res = learn.to_single(precision=s['precision'], opt_func=learn.opt_func)
-    stem = next(m for m in res.model.modules() if isinstance(m, nn.Conv2d))
-    stem.weight.data.mul_(scale)
-    return res
-
 def train(
     s:dict, # Settings, from `runs`
     folder # Where checkpoints of this run are kept meanwhile
@@ -165,7 +158,7 @@ def train(
     add('single_', single(learn, ones, scale))
     seconds = dict(train=trained-start)
     if s.get('ft_epochs'):
-        tuned = to_single(learn, s, scale)
+        tuned = learn.to_single(precision=s['precision'], opt_func=learn.opt_func)
         set_seed(s['seed']+1000, reproducible=True)
         tuned.dls = loaders(s, 1, s.get('n_curve'))
         t = time.time()
