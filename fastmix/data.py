@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['from_slots', 'to_slots', 'SlotPipeline', 'other_class', 'MultiSampleDL', 'show_slots', 'plot_top_losses',
-           'check_labels', 'check_datasets', 'MultiSampleDataLoaders', 'MultiSampleDataBlock', 'InMemoryDL',
-           'in_memory', 'PadCrop', 'digit_image', 'digit_label', 'digits_dls', 'cifar_dls']
+           'check_labels', 'check_datasets', 'MultiSampleDataLoaders', 'MultiSampleDataBlock', 'PadCrop', 'InMemoryDL',
+           'in_memory', 'digit_image', 'digit_label', 'digits_dls', 'cifar_dls']
 
 # %% ../nbs/05_data.ipynb #c333af88
 from fastai.vision.all import *
@@ -62,15 +62,13 @@ def other_class(
     if y.ndim>1: raise ValueError("partner='other_class': expected one class per image, these have several; use 'other'")
     if len(y) and 2*(most:=int(y.bincount().max()))>len(y):
         raise ValueError(f"partner='other_class': expected no class with more than half of the {len(y)} images, one has {most}; use 'other'")
-    p = torch.randperm(len(y), generator=g)
-    while len(bad:=(y[p]==y).nonzero()[:,0]):
-        more = torch.randint(len(y), (len(bad)+1,), generator=g)
-        c = torch.cat([bad, more]).unique()
-        c = c[torch.randperm(len(c), generator=g)]
-        a,b = c[:len(c)//2],c[len(c)//2:len(c)//2*2]
-        ok = (y[p[b]]!=y[a]) & (y[p[a]]!=y[b])
-        p[a[ok]],p[b[ok]] = p[b[ok]],p[a[ok]]
-    return p
+    n,y,p = len(y),y.tolist(),torch.randperm(len(y), generator=g).tolist()
+    draw = random.Random(int(torch.randint(2**31, (), generator=g))).randrange
+    for i in range(n):
+        while y[p[i]]==y[i]: # there is always a place to swap with, of another class and with a partner of another class
+            j = draw(n)
+            if y[j]!=y[i]!=y[p[j]]: p[i],p[j] = p[j],p[i]
+    return tensor(p)
 
 # %% ../nbs/05_data.ipynb #6fb0ba99
 class MultiSampleDL(TfmdDL):
@@ -302,6 +300,51 @@ class MultiSampleDataBlock(DataBlock):
         "Create `MultiSampleDataLoaders` from `source`"
         return MultiSampleDataLoaders.from_dblock(self, source, **kwargs)
 
+# %% ../nbs/05_data.ipynb #d241cef7
+class PadCrop(RandTransform):
+    "Pad every image, crop it at random to its size again, and flip it at random; on bytes or floats"
+    split_idx,order = 0,5 # in training only, and before the bytes become floats
+    def __init__(self,
+        pad:int=4, # Pixels added on each side, black
+        flip:bool=True # Whether half of the images are flipped left to right
+    ):
+        super().__init__(p=1.)
+        self.pad,self.flip = check_int('pad', pad, 0),flip
+
+    def _draw(self, b, device): # rows and columns of the padded images where the crops begin, and which are flipped
+        return *torch.randint(2*self.pad+1, (2,b), device=device), torch.rand(b, device=device) < (.5 if self.flip else 0)
+
+    def encodes(self, x:TensorImage):
+        i,j,flip = self._draw(len(x), x.device)
+        res = self._crop(x.as_subclass(Tensor), i, j)
+        return retain_type(torch.where(flip[:,None,None,None], res.flip(-1), res), x)
+
+    def _crop(self, x, i, j):
+        windows = F.pad(x, [self.pad]*4).unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1) # a view [b,c,2p+1,2p+1,h,w]
+        return windows[torch.arange(len(x), device=x.device),:,i,j]
+
+    def take(self,
+        x:Tensor, # Images `[n,c,h,w]`
+        dim:int, # 0
+        idx:Tensor # Which of them `[b]`
+    )->Tensor: # `[b,c,h,w]`
+        "What `encodes` makes of `x[idx]`: a shifted image is the same bytes from another place, with zeros for what came in from outside"
+        (n,c,h,w),k = x.shape,2*self.pad+1
+        if x.device.type!='cpu' or x.dtype!=torch.uint8 or k*k*h*w>2**24: return self.encodes(TensorImage(x.index_select(dim, idx)))
+        i,j,flip = (t.numpy() for t in self._draw(len(idx), x.device))
+        runs = np.ndarray(x.numel()-c*h*w+1, f'V{c*h*w}', x.numpy(), strides=1) # each run of bytes is one element
+        at = idx.numpy()*(c*h*w) + (i-self.pad)*w + j-self.pad
+        res = runs[at.clip(0, len(runs)-1)].view(np.uint8).reshape(-1, c, h, w)
+        res &= _inside(h, w, self.pad)[i*k+j]
+        for e in (at!=at.clip(0, len(runs)-1)).nonzero()[0]: res[e] = self._crop(x[idx[e]][None], i[e], j[e])[0] # at the ends of `x`
+        res[flip] = torch.from_numpy(res[flip]).flip(-1).numpy()
+        return torch.from_numpy(res)
+
+@lru_cache
+def _inside(h, w, pad): # for each place of a crop, 255 where it shows the image and 0 where the padding: [(2p+1)^2,1,h,w]
+    row,col = (np.arange(m)+np.arange(-pad, pad+1)[:,None] for m in (h,w)) # [2p+1,h], [2p+1,w]
+    return (((0<=row) & (row<h))[:,None,:,None] & ((0<=col) & (col<w))[None,:,None]).reshape(-1, 1, h, w)*np.uint8(255)
+
 # %% ../nbs/05_data.ipynb #9ea96fbe
 class InMemoryDL(MultiSampleDL):
     "A `MultiSampleDL` whose items were decoded beforehand, and may live on the GPU"
@@ -370,51 +413,6 @@ def _in_memory_dl(dl, d, y, device, folder):
     kw = {k:getattr(dl, k) for k in ('n_samples','partner','pair_seed')} if isinstance(dl, MultiSampleDL) else {'n_samples': 1}
     x = decoded(d, device, folder).to(device).as_subclass(type(first_image(d)))
     return dl.new(d.dataset, cls=InMemoryDL, data=(x,y.to(device)), device=device, **kw)
-
-# %% ../nbs/05_data.ipynb #d241cef7
-class PadCrop(RandTransform):
-    "Pad every image, crop it at random to its size again, and flip it at random; on bytes or floats"
-    split_idx,order = 0,5 # in training only, and before the bytes become floats
-    def __init__(self,
-        pad:int=4, # Pixels added on each side, black
-        flip:bool=True # Whether half of the images are flipped left to right
-    ):
-        super().__init__(p=1.)
-        self.pad,self.flip = check_int('pad', pad, 0),flip
-
-    def _draw(self, b, device): # rows and columns of the padded images where the crops begin, and which are flipped
-        return *torch.randint(2*self.pad+1, (2,b), device=device), torch.rand(b, device=device) < (.5 if self.flip else 0)
-
-    def encodes(self, x:TensorImage):
-        i,j,flip = self._draw(len(x), x.device)
-        res = self._crop(x.as_subclass(Tensor), i, j)
-        return retain_type(torch.where(flip[:,None,None,None], res.flip(-1), res), x)
-
-    def _crop(self, x, i, j):
-        windows = F.pad(x, [self.pad]*4).unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1) # a view [b,c,2p+1,2p+1,h,w]
-        return windows[torch.arange(len(x), device=x.device),:,i,j]
-
-    def take(self,
-        x:Tensor, # Images `[n,c,h,w]`
-        dim:int, # 0
-        idx:Tensor # Which of them `[b]`
-    )->Tensor: # `[b,c,h,w]`
-        "What `encodes` makes of `x[idx]`: a shifted image is the same bytes from another place, with zeros for what came in from outside"
-        (n,c,h,w),k = x.shape,2*self.pad+1
-        if x.device.type!='cpu' or x.dtype!=torch.uint8 or k*k*h*w>2**24: return self.encodes(TensorImage(x.index_select(dim, idx)))
-        i,j,flip = (t.numpy() for t in self._draw(len(idx), x.device))
-        runs = np.ndarray(x.numel()-c*h*w+1, f'V{c*h*w}', x.numpy(), strides=1) # each run of bytes is one element
-        at = idx.numpy()*(c*h*w) + (i-self.pad)*w + j-self.pad
-        res = runs[at.clip(0, len(runs)-1)].view(np.uint8).reshape(-1, c, h, w)
-        res &= _inside(h, w, self.pad)[i*k+j]
-        for e in (at!=at.clip(0, len(runs)-1)).nonzero()[0]: res[e] = self._crop(x[idx[e]][None], i[e], j[e])[0] # at the ends of `x`
-        res[flip] = torch.from_numpy(res[flip]).flip(-1).numpy()
-        return torch.from_numpy(res)
-
-@lru_cache
-def _inside(h, w, pad): # for each place of a crop, 255 where it shows the image and 0 where the padding: [(2p+1)^2,1,h,w]
-    row,col = (np.arange(m)+np.arange(-pad, pad+1)[:,None] for m in (h,w)) # [2p+1,h], [2p+1,w]
-    return (((0<=row) & (row<h))[:,None,:,None] & ((0<=col) & (col<w))[None,:,None]).reshape(-1, 1, h, w)*np.uint8(255)
 
 # %% ../nbs/05_data.ipynb #d070bece
 @lru_cache
