@@ -31,12 +31,13 @@ def to_slots(
     return tuple(o.as_subclass(type(t)) for t in b for o in t.as_subclass(Tensor).chunk(n)) if n>1 else b
 
 class _ToNormal: # `IntToFloatTensor` and `Normalize` in one piece of memory: fastai's own allocate it twice, which takes most of the time
-    def __init__(self, to_float, norm): self.to_float,self.norm = to_float,norm
+    def __init__(self, to_float, norm):
+        self.to_float,self.norm = to_float,norm
+        self.mean,self.over = norm.mean.as_subclass(Tensor)*to_float.div,1/(norm.std.as_subclass(Tensor)*to_float.div)
     def __call__(self, b, **kwargs): return tuple(self.one(t) for t in b)
     def one(self, x):
         if not isinstance(x, TensorImage): return self.norm(self.to_float(x)) if isinstance(x, TensorMask) else x
-        m,s = (t.as_subclass(Tensor) for t in (self.norm.mean,self.norm.std))
-        return x.as_subclass(Tensor).float().sub_(m*self.to_float.div).mul_(1/(s*self.to_float.div)).as_subclass(type(x))
+        return x.as_subclass(Tensor).float().sub_(self.mean).mul_(self.over).as_subclass(type(x))
 
 def _fused(fs): # `fs`, with what `_ToNormal` does as one of them
     k = next((k for k in range(len(fs)-1) if type(fs[k]) is IntToFloatTensor and type(fs[k+1]) is Normalize), None)
@@ -49,7 +50,7 @@ class SlotPipeline(Pipeline):
         self.n = n
     def __call__(self, o): return self.joined(from_slots(o, self.n))
     def joined(self, b, fs=None): # `b` has the slots end to end
-        return to_slots(compose_tfms(b, _fused(ifnone(fs, self.fs)), split_idx=self.split_idx), self.n)
+        return to_slots(compose_tfms(b, ifnone(fs, _fused(self.fs)), split_idx=self.split_idx), self.n)
     def decode(self, o, full=True): return to_slots(super().decode(from_slots(o, self.n), full=full), self.n)
 
 # %% ../nbs/05_data.ipynb #7209a6f6
@@ -381,7 +382,8 @@ class InMemoryDL(MultiSampleDL):
             return (yield from super().__iter__())
         self.randomize()
         self.before_iter()
-        for b in self._batches(self.get_idxs(), fs[0].take): yield self.after_batch.joined(b, fs[1:])
+        rest = _fused(fs[1:])
+        for b in self._batches(self.get_idxs(), fs[0].take): yield self.after_batch.joined(b, rest)
         self.after_iter()
 
     def __getstate__(self): return {**self.__dict__, 'data': None}
