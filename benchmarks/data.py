@@ -17,18 +17,19 @@ def four_blocks(path, **kwargs):
                      batch_tfms=[PadCrop(4), Normalize.from_stats(*cifar_stats)]).dataloaders(path, bs=128, **kwargs)
 
 def training(net, dl, n):
-    "Seconds of a training step with the loader's next batch, and with a batch at hand; medians of `n`, in turns"
+    "Seconds of a training step with the loader's next batch, and with a batch at hand; what of the first is the loader's; medians of `n`, in turns"
     opt,loss = nesterov_sgd(net.parameters(), lr=.01),HeadsLoss(n=2)
     it,at_hand = iter(dl),dl.one_batch()
     def step(get):
         t = time.perf_counter()
         b = get()
+        waited = time.perf_counter()-t
         loss(net(*b[:2]), *b[2:]).backward()
         opt.step()
         opt.zero_grad()
-        return time.perf_counter()-t
+        return time.perf_counter()-t,waited
     step(lambda: at_hand)
-    rows = [(step(lambda: next(it)), step(lambda: at_hand)) for _ in range(n)]
+    rows = [(*step(lambda: next(it)), step(lambda: at_hand)[0]) for _ in range(n)]
     return [statistics.median(c) for c in zip(*rows)]
 
 start = """import time; t = time.perf_counter()
@@ -56,8 +57,9 @@ print(f'four blocks {med[0]:,.0f} pairs/s; fastai, single {med[1]:,.0f} images/s
 print(f'in memory / four blocks: {statistics.median(r[3]/r[0] for r in rows):.0f}')
 print(f'MultiSampleDL / single, per decoded image: {statistics.median(2*r[2]/r[1] for r in rows):.2f}')
 for arch in (resnet20,resnet56):
-    t,c = training(arch(10, n_samples=2), fast.train, a.steps)
-    print(f'{arch.__name__}: {128/t:,.0f} pairs/s trained from the loader, {128/c:,.0f} from one constant batch: {c/t:.1%}')
+    t,waited,c = training(arch(10, n_samples=2), fast.train, a.steps)
+    print(f'{arch.__name__}: {128/t:,.0f} pairs/s trained from the loader, {128/c:,.0f} from one constant batch: {c/t:.1%}; '
+          f'{waited/t:.2%} of a step is the loader\'s')
 with tempfile.TemporaryDirectory() as d:
     for what in ('cold','warm','warm'):
         t = time.perf_counter()

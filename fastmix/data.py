@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['from_slots', 'to_slots', 'SlotPipeline', 'other_class', 'MultiSampleDL', 'show_slots', 'plot_top_losses',
-           'check_labels', 'check_datasets', 'MultiSampleDataLoaders', 'MultiSampleDataBlock', 'InMemoryDL',
-           'in_memory', 'PadCrop', 'digit_image', 'digit_label', 'digits_dls', 'cifar_dls']
+           'check_labels', 'check_datasets', 'MultiSampleDataLoaders', 'MultiSampleDataBlock', 'PadCrop', 'InMemoryDL',
+           'in_memory', 'digit_image', 'digit_label', 'digits_dls', 'cifar_dls']
 
 # %% ../nbs/05_data.ipynb #c333af88
 from fastai.vision.all import *
@@ -31,12 +31,13 @@ def to_slots(
     return tuple(o.as_subclass(type(t)) for t in b for o in t.as_subclass(Tensor).chunk(n)) if n>1 else b
 
 class _ToNormal: # `IntToFloatTensor` and `Normalize` in one piece of memory: fastai's own allocate it twice, which takes most of the time
-    def __init__(self, to_float, norm): self.to_float,self.norm = to_float,norm
+    def __init__(self, to_float, norm):
+        self.to_float,self.norm = to_float,norm
+        self.mean,self.over = norm.mean.as_subclass(Tensor)*to_float.div,1/(norm.std.as_subclass(Tensor)*to_float.div)
     def __call__(self, b, **kwargs): return tuple(self.one(t) for t in b)
     def one(self, x):
         if not isinstance(x, TensorImage): return self.norm(self.to_float(x)) if isinstance(x, TensorMask) else x
-        m,s = (t.as_subclass(Tensor) for t in (self.norm.mean,self.norm.std))
-        return x.as_subclass(Tensor).float().sub_(m*self.to_float.div).mul_(1/(s*self.to_float.div)).as_subclass(type(x))
+        return x.as_subclass(Tensor).float().sub_(self.mean).mul_(self.over).as_subclass(type(x))
 
 def _fused(fs): # `fs`, with what `_ToNormal` does as one of them
     k = next((k for k in range(len(fs)-1) if type(fs[k]) is IntToFloatTensor and type(fs[k+1]) is Normalize), None)
@@ -49,7 +50,7 @@ class SlotPipeline(Pipeline):
         self.n = n
     def __call__(self, o): return self.joined(from_slots(o, self.n))
     def joined(self, b, fs=None): # `b` has the slots end to end
-        return to_slots(compose_tfms(b, _fused(ifnone(fs, self.fs)), split_idx=self.split_idx), self.n)
+        return to_slots(compose_tfms(b, ifnone(fs, _fused(self.fs)), split_idx=self.split_idx), self.n)
     def decode(self, o, full=True): return to_slots(super().decode(from_slots(o, self.n), full=full), self.n)
 
 # %% ../nbs/05_data.ipynb #7209a6f6
@@ -62,15 +63,13 @@ def other_class(
     if y.ndim>1: raise ValueError("partner='other_class': expected one class per image, these have several; use 'other'")
     if len(y) and 2*(most:=int(y.bincount().max()))>len(y):
         raise ValueError(f"partner='other_class': expected no class with more than half of the {len(y)} images, one has {most}; use 'other'")
-    p = torch.randperm(len(y), generator=g)
-    while len(bad:=(y[p]==y).nonzero()[:,0]):
-        more = torch.randint(len(y), (len(bad)+1,), generator=g)
-        c = torch.cat([bad, more]).unique()
-        c = c[torch.randperm(len(c), generator=g)]
-        a,b = c[:len(c)//2],c[len(c)//2:len(c)//2*2]
-        ok = (y[p[b]]!=y[a]) & (y[p[a]]!=y[b])
-        p[a[ok]],p[b[ok]] = p[b[ok]],p[a[ok]]
-    return p
+    n,y,p = len(y),y.tolist(),torch.randperm(len(y), generator=g).tolist()
+    draw = random.Random(int(torch.randint(2**31, (), generator=g))).randrange
+    for i in range(n):
+        while y[p[i]]==y[i]: # there is always a place to swap with, of another class and with a partner of another class
+            j = draw(n)
+            if y[j]!=y[i]!=y[p[j]]: p[i],p[j] = p[j],p[i]
+    return tensor(p)
 
 # %% ../nbs/05_data.ipynb #6fb0ba99
 class MultiSampleDL(TfmdDL):
@@ -302,75 +301,6 @@ class MultiSampleDataBlock(DataBlock):
         "Create `MultiSampleDataLoaders` from `source`"
         return MultiSampleDataLoaders.from_dblock(self, source, **kwargs)
 
-# %% ../nbs/05_data.ipynb #9ea96fbe
-class InMemoryDL(MultiSampleDL):
-    "A `MultiSampleDL` whose items were decoded beforehand, and may live on the GPU"
-    def __init__(self, dataset, n_samples=1, data=None, **kwargs):
-        self.data = data # images `[n,c,h,w]` of bytes, labels `[n,...]`
-        super().__init__(dataset, n_samples=n_samples, **{**kwargs, 'num_workers': 0})
-
-    def new(self, dataset=None, cls=None, **kwargs):
-        if dataset is None or dataset is self.dataset: return super().new(dataset, cls, **{'data': self.data, **kwargs})
-        return super().new(dataset, ifnone(cls, MultiSampleDL), **kwargs) # other items are read as they come
-
-    def labels(self): return self.data[1].cpu()
-
-    def shuffle_fn(self, idxs): # fastai's takes a tenth of the time of an epoch
-        return [idxs[i] for i in torch.randperm(len(idxs), generator=keyed_rng(self.rng.getrandbits(32))).tolist()]
-
-    def _batches(self, samps, take=Tensor.index_select): # slots end to end; `index_select` is far quicker than `t[i]` for bytes
-        idx = torch.as_tensor(list(samps), dtype=torch.long)
-        idx = (idx[None] if self.n_samples==1 else self.table[:,idx]).to(self.data[0].device, non_blocking=True) # [N,n]
-        for i in idx.split(self.bs, 1):
-            if i.shape[1]<self.bs and self.drop_last: return
-            xy = zip((take, Tensor.index_select), self.data)
-            yield tuple(f(t.as_subclass(Tensor), 0, i.flatten()).as_subclass(type(t)) for f,t in xy)
-
-    def create_batches(self, samps):
-        if self.data is None: return super().create_batches(samps) # it was pickled
-        return (to_slots(b, self.n_samples) for b in self._batches(samps))
-
-    def __iter__(self):
-        "fastai's; on the CPU without torch's loader, which has nothing to do here, and cropping while the images are copied"
-        fs,where = L(getattr(self.after_batch, 'fs', None)),self.data and self.data[0].device
-        crop = fs and type(fs[0]) is PadCrop and fs[0].split_idx==self.dataset.split_idx
-        if not crop or not isinstance(self.after_batch, SlotPipeline) or not self.device==where==torch.device('cpu'):
-            return (yield from super().__iter__())
-        self.randomize()
-        self.before_iter()
-        for b in self._batches(self.get_idxs(), fs[0].take): yield self.after_batch.joined(b, fs[1:])
-        self.after_iter()
-
-    def __getstate__(self): return {**self.__dict__, 'data': None}
-
-# %% ../nbs/05_data.ipynb #59a725a9
-def _skip(ds): # `ds` without the images that cannot be read
-    good = list(readable(ds, True))
-    return Datasets(tls=[tl._new(tl._get(good), split_idx=tl.split_idx) for tl in ds.tls], n_inp=ds.n_inp)
-
-def in_memory(
-    dls:DataLoaders, # Loaders of images and labels, multi-sample or not, whose item transforms give images of one size
-    device=None, # Where the decoded data lives; `None`: on `dls.device`
-    cache=None, # Folder that keeps the decoded images for the next start; `True`: one in fastai's data folder; `None`: nowhere
-    skip_bad:bool=False # Leave out images that cannot be read, and say how many
-)->MultiSampleDataLoaders: # The same, without a file read again
-    "The same `DataLoaders`, its data set decoded once"
-    device = torch.device(ifnone(device, ifnone(dls.device, default_device())))
-    folder = None if not cache else fastai_path('data')/'in_memory' if cache is True else Path(cache)
-    if folder: folder.mkdir(parents=True, exist_ok=True)
-    sets = [_skip(dl.dataset) if skip_bad else dl.dataset for dl in dls.loaders]
-    ys = check_labels(*sets)
-    ds = [Decoder(ds, dl.after_item, bs=64, num_workers=dl.fake_l.num_workers if len(ds)>1000 else 0) for ds,dl in zip(sets, dls.loaders)]
-    if not folder or device.type!='cpu': check_room(sum(map(len, sets)), first_image(ds[0]), device)
-    torch.empty(2**25-2**14, dtype=torch.uint8) # glibc keeps freed memory of sizes it has seen freed: else each batch is allocated anew
-    loaders = [_in_memory_dl(dl, d, y, device, folder) for dl,d,y in zip(dls.loaders, ds, ys)]
-    return MultiSampleDataLoaders(*loaders, path=dls.path, device=device)
-
-def _in_memory_dl(dl, d, y, device, folder):
-    kw = {k:getattr(dl, k) for k in ('n_samples','partner','pair_seed')} if isinstance(dl, MultiSampleDL) else {'n_samples': 1}
-    x = decoded(d, device, folder).to(device).as_subclass(type(first_image(d)))
-    return dl.new(d.dataset, cls=InMemoryDL, data=(x,y.to(device)), device=device, **kw)
-
 # %% ../nbs/05_data.ipynb #d241cef7
 class PadCrop(RandTransform):
     "Pad every image, crop it at random to its size again, and flip it at random; on bytes or floats"
@@ -415,6 +345,76 @@ class PadCrop(RandTransform):
 def _inside(h, w, pad): # for each place of a crop, 255 where it shows the image and 0 where the padding: [(2p+1)^2,1,h,w]
     row,col = (np.arange(m)+np.arange(-pad, pad+1)[:,None] for m in (h,w)) # [2p+1,h], [2p+1,w]
     return (((0<=row) & (row<h))[:,None,:,None] & ((0<=col) & (col<w))[None,:,None]).reshape(-1, 1, h, w)*np.uint8(255)
+
+# %% ../nbs/05_data.ipynb #9ea96fbe
+class InMemoryDL(MultiSampleDL):
+    "A `MultiSampleDL` whose items were decoded beforehand, and may live on the GPU"
+    def __init__(self, dataset, n_samples=1, data=None, **kwargs):
+        self.data = data # images `[n,c,h,w]` of bytes, labels `[n,...]`
+        super().__init__(dataset, n_samples=n_samples, **{**kwargs, 'num_workers': 0})
+
+    def new(self, dataset=None, cls=None, **kwargs):
+        if dataset is None or dataset is self.dataset: return super().new(dataset, cls, **{'data': self.data, **kwargs})
+        return super().new(dataset, ifnone(cls, MultiSampleDL), **kwargs) # other items are read as they come
+
+    def labels(self): return self.data[1].cpu()
+
+    def shuffle_fn(self, idxs): # fastai's takes a tenth of the time of an epoch
+        return [idxs[i] for i in torch.randperm(len(idxs), generator=keyed_rng(self.rng.getrandbits(32))).tolist()]
+
+    def _batches(self, samps, take=Tensor.index_select): # slots end to end; `index_select` is far quicker than `t[i]` for bytes
+        idx = torch.as_tensor(list(samps), dtype=torch.long)
+        idx = (idx[None] if self.n_samples==1 else self.table[:,idx]).to(self.data[0].device, non_blocking=True) # [N,n]
+        for i in idx.split(self.bs, 1):
+            if i.shape[1]<self.bs and self.drop_last: return
+            xy = zip((take, Tensor.index_select), self.data)
+            yield tuple(f(t.as_subclass(Tensor), 0, i.flatten()).as_subclass(type(t)) for f,t in xy)
+
+    def create_batches(self, samps):
+        if self.data is None: return super().create_batches(samps) # it was pickled
+        return (to_slots(b, self.n_samples) for b in self._batches(samps))
+
+    def __iter__(self):
+        "fastai's; on the CPU without torch's loader, which has nothing to do here, and cropping while the images are copied"
+        fs,where = L(getattr(self.after_batch, 'fs', None)),self.data and self.data[0].device
+        crop = fs and type(fs[0]) is PadCrop and fs[0].split_idx==self.dataset.split_idx
+        if not crop or not isinstance(self.after_batch, SlotPipeline) or not self.device==where==torch.device('cpu'):
+            return (yield from super().__iter__())
+        self.randomize()
+        self.before_iter()
+        rest = _fused(fs[1:])
+        for b in self._batches(self.get_idxs(), fs[0].take): yield self.after_batch.joined(b, rest)
+        self.after_iter()
+
+    def __getstate__(self): return {**self.__dict__, 'data': None}
+
+# %% ../nbs/05_data.ipynb #59a725a9
+def _skip(ds): # `ds` without the images that cannot be read
+    good = list(readable(ds, True))
+    return Datasets(tls=[tl._new(tl._get(good), split_idx=tl.split_idx) for tl in ds.tls], n_inp=ds.n_inp)
+
+def in_memory(
+    dls:DataLoaders, # Loaders of images and labels, multi-sample or not, whose item transforms give images of one size
+    device=None, # Where the decoded data lives; `None`: on `dls.device`
+    cache=None, # Folder that keeps the decoded images for the next start; `True`: one in fastai's data folder; `None`: nowhere
+    skip_bad:bool=False # Leave out images that cannot be read, and say how many
+)->MultiSampleDataLoaders: # The same, without a file read again
+    "The same `DataLoaders`, its data set decoded once"
+    device = torch.device(ifnone(device, ifnone(dls.device, default_device())))
+    folder = None if not cache else fastai_path('data')/'in_memory' if cache is True else Path(cache)
+    if folder: folder.mkdir(parents=True, exist_ok=True)
+    sets = [_skip(dl.dataset) if skip_bad else dl.dataset for dl in dls.loaders]
+    ys = check_labels(*sets)
+    ds = [Decoder(ds, dl.after_item, bs=64, num_workers=dl.fake_l.num_workers if len(ds)>1000 else 0) for ds,dl in zip(sets, dls.loaders)]
+    if not folder or device.type!='cpu': check_room(sum(map(len, sets)), first_image(ds[0]), device)
+    torch.empty(2**25-2**14, dtype=torch.uint8) # glibc keeps freed memory of sizes it has seen freed: else each batch is allocated anew
+    loaders = [_in_memory_dl(dl, d, y, device, folder) for dl,d,y in zip(dls.loaders, ds, ys)]
+    return MultiSampleDataLoaders(*loaders, path=dls.path, device=device)
+
+def _in_memory_dl(dl, d, y, device, folder):
+    kw = {k:getattr(dl, k) for k in ('n_samples','partner','pair_seed')} if isinstance(dl, MultiSampleDL) else {'n_samples': 1}
+    x = decoded(d, device, folder).to(device).as_subclass(type(first_image(d)))
+    return dl.new(d.dataset, cls=InMemoryDL, data=(x,y.to(device)), device=device, **kw)
 
 # %% ../nbs/05_data.ipynb #d070bece
 @lru_cache
