@@ -152,7 +152,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'fastmix.data.digits_dls': ('data.html#digits_dls', 'fastmix/data.py'),
                               'fastmix.data.from_slots': ('data.html#from_slots', 'fastmix/data.py'),
                               'fastmix.data.in_memory': ('data.html#in_memory', 'fastmix/data.py'),
-                              'fastmix.data.other_class': ('data.html#other_class', 'fastmix/data.py'),
+                              'fastmix.data.other_class_permutation': ('data.html#other_class_permutation', 'fastmix/data.py'),
                               'fastmix.data.plot_top_losses': ('data.html#plot_top_losses', 'fastmix/data.py'),
                               'fastmix.data.show_slots': ('data.html#show_slots', 'fastmix/data.py'),
                               'fastmix.data.to_slots': ('data.html#to_slots', 'fastmix/data.py')},

@@ -87,11 +87,8 @@ def slot_groups(
 
 # %% ../nbs/07_learner.ipynb #bdb44600
 def _with_slots(dl, n): # the same loader with `n` slots
-    old = getattr(dl, 'n_samples', 1)
-    if old==n: return dl
-    new = dl.new(cls=None if isinstance(dl, MultiSampleDL) else MultiSampleDL, n_samples=n)
-    new._types = {k:[t for t in ts[::old] for _ in range(n)] for k,ts in dl._types.items()} # fastai's `new` copies them
-    return new
+    if not isinstance(dl, MultiSampleDL): dl = dl.new(cls=MultiSampleDL, n_samples=1)
+    return dl if dl.n_samples==n else dl.new(n_samples=n)
 
 def _slot_dls(dls, n): # the same loaders with `n` slots
     if getattr(dls, 'n_samples', 1)==n: return dls

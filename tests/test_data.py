@@ -3,7 +3,7 @@ import pickle
 import pytest
 from fastai.vision.all import *
 from fastmix.all import *
-from fastmix.data import other_class
+from fastmix.data import other_class_permutation
 from fastmix import reading
 
 for o in [o for o in dir() if o.startswith('test')]: del globals()[o] # fastcore's, which pytest would take for tests
@@ -59,7 +59,7 @@ def test_partners(path):
     y = labels(make(path, partner='other_class').train)
     assert (y[:,0]!=y[:,1]).all()
     y = torch.randint(5, (2000,))
-    p = other_class(y)
+    p = other_class_permutation(y)
     assert torch.equal(p.sort().values, torch.arange(2000)) and (y[p]!=y).all()
     dls = make(path, partner='other')
     dls.train.before_iter()
