@@ -68,13 +68,13 @@ import resource, sys
 from fastai.vision.all import *
 from fastmix.all import *
 import psutil
-path,room = Path(sys.argv[1]),96*2**20
+path,room = Path(sys.argv[1]),180*2**20
 for i in range(220):
     (path/'im'/'ab'[i%2]).mkdir(parents=True, exist_ok=True)
-    Image.new('RGB', (448,448), (i,100*(i%2),0)).save(path/'im'/'ab'[i%2]/f'{i}.png')
+    Image.new('RGB', (608,608), (i,100*(i%2),0)).save(path/'im'/'ab'[i%2]/f'{i}.png')
 dls = MultiSampleDataLoaders.from_folder(path/'im', valid_pct=.1, seed=0, bs=1, num_workers=0, device='cpu')
 resource.setrlimit(resource.RLIMIT_DATA, (psutil.Process().memory_info().data+room,)*2)
-size = len(dls.train_ds)*3*448*448
+size = len(dls.train_ds)*3*608*608
 assert size>room
 try: torch.zeros(size, dtype=torch.uint8)
 except RuntimeError: print('does not fit')
@@ -86,7 +86,7 @@ for _ in range(2):
 '''
     fits,refused,*epochs = elsewhere(code, tmp_path).splitlines()
     assert fits=='does not fit'
-    assert re.match(r'220 images of 3x448x448 take 0.13 GB: expected at most 0.0\d GB, nine tenths of the free memory of cpu; '
+    assert re.match(r'220 images of 3x608x608 take 0.24 GB: expected at most 0.\d\d GB, nine tenths of the free memory of cpu; '
                     r"use a smaller size, cache=True and device='cpu', which leave them on disk, or the ordinary loaders", refused)
     assert epochs==['198 True']*2
 
