@@ -99,6 +99,7 @@ def judged(
 )->pd.DataFrame: # A row per statement
     "The verdicts on a claim, with the rules, which were written before the runs"
     dfs,rows = {sc: frame(claim, sc, d) for sc,d in done.items()},[]
+    dfs = {sc:df for sc,df in dfs.items() if df.run.any()} or {'cpu':dfs['cpu']} # no columns for a scale without runs
     for r in verdicts.rules:
         if r['claim']!=claim: continue
         row = {'claim':r['says'], 'paper':r['paper'], 'rule':r['text']}
