@@ -8,6 +8,7 @@ __all__ = ['Mixed', 'MixBase', 'rhythm', 'until', 'Mix', 'Mixup', 'MixupX', 'Mix
 
 # %% ../nbs/06_callback.ipynb #a0414e4e
 from dataclasses import dataclass
+from warnings import warn
 from fastai.vision.all import *
 from .checks import *
 from .core import *
@@ -29,7 +30,7 @@ class Mixed:
 
 class MixBase(Callback):
     "When to mix, with whom, and the random numbers for it"
-    order,_stateattrs,mixed = 0,('mixed',),None # before autocast begins
+    order,_stateattrs,mixed,warned = 0,('mixed',),None,False # before autocast begins
     def __init__(self,
         n_samples:int=2, # Number N of samples in a mixture
         partner:str='any', # With whom: `'any'`, `'other'` (never itself), `'other_class'`
@@ -69,7 +70,13 @@ class MixBase(Callback):
         "Mix the learner's batch; how it was `Mixed`, if it has targets"
         xb,yb = (tuple(cast(t, Tensor) for t in b) for b in (self.xb, self.yb)) # as `CastToTensor` will: faster
         self.learn.xb,self.learn.yb,mixed = self.mix_batch(xb, yb, self.generators(xb[0].device))
+        if yb and mixed.idx is not None and not (self.training or self.iter or self.warned): self._look(yb[0])
         return mixed if yb else None
+
+    def _look(self, y): # at the first batch of a validation; more than 7 of one class are no chance
+        self.warned = y.ndim==1 and len(y)>7 and get_c(self.dls)>1 and bool((y==y[0]).all())
+        if self.warned: warn(f'all {len(y)} images of a validation batch are of one class, so their partners are too: list the validation '
+                             'files in a mixed order, or use loaders of pairs')
 
     def set_loss(self, loss): # with a mean, for losses that do not reduce
         self.learn.loss_grad,self.learn.loss = loss.mean(),loss.clone()
@@ -104,12 +111,8 @@ class Mix(MixBase):
         super().__init__(**kwargs)
         self.x_dist,self.l_dist = x,l
 
-    def mix_batch(self,
-        xb:tuple, # `(x,)`
-        yb:tuple, # Targets
-        g # Generators of each purpose, as `generators` makes them
-    )->tuple: # `xb`, `yb`, and how they were `Mixed` (its labels only if they are classes)
-        "Mix a batch; nothing of it is written to"
+    def mix_batch(self, xb:tuple, yb:tuple, g)->tuple: # `xb`, `yb` and how they were `Mixed`
+        "Mix a batch `(x,)` with targets `yb`; nothing of it is written to"
         x,bs = self._check(xb),len(xb[0])
         idx = partners(bs, self.n_samples, self.partner, first(yb), g(0))
         w_x = self.draw(self.x_dist, bs, g(1))
@@ -140,16 +143,14 @@ class Mixup(Mix):
     @delegates(MixBase.__init__)
     def __init__(self,
         r=.5, # Half-width R in 0..0.5, or another distribution of λ
-        **kwargs
-    ): super().__init__(check_dist('r', r), **kwargs)
+        **kwargs): super().__init__(check_dist('r', r), **kwargs)
 
 class MixupX(Mix):
     "A λ for the images, half and half for the labels (section 3.2)"
     @delegates(MixBase.__init__)
     def __init__(self,
         r_x=.5, # Half-width R_x in 0..0.5, or another distribution of λ_x
-        **kwargs
-    ): super().__init__(check_dist('r_x', r_x), 0., **kwargs)
+        **kwargs): super().__init__(check_dist('r_x', r_x), 0., **kwargs)
 
 class MixupL(Mix):
     "Half and half for the images, a λ for the labels (section 3.2)"
@@ -165,8 +166,7 @@ class MixupXL(Mix):
     def __init__(self,
         r_x=.5, # Half-width R_x in 0..0.5, or another distribution of λ_x
         r_l=.5, # Half-width R_l in 0..0.5, or another distribution of λ_l
-        **kwargs
-    ): super().__init__(check_dist('r_x', r_x), check_dist('r_l', r_l), **kwargs)
+        **kwargs): super().__init__(check_dist('r_x', r_x), check_dist('r_l', r_l), **kwargs)
 
 class SamplePairing(Mix):
     "Half of each image, and the first one's label; in a rhythm of epochs (sections 2 and 3.3)"
@@ -231,12 +231,8 @@ class MixupC(MixBase):
         "What images are multiplied with where slots are not mixed: the mean of the weights that the network knows them by"
         return 1 if self.lam_x is None else 1/self.n_samples
 
-    def mix_batch(self,
-        xb:tuple, # `(x,)`, or `(x1, …, xN)`
-        yb:tuple, # `(y,)`, `(y1, …, yN)` or `()`
-        g # Generators of each purpose, as `generators` makes them
-    )->tuple: # `xb` and `yb` of N slots, and how they were `Mixed`
-        "Fill the slots and scale them; nothing of the batch is written to"
+    def mix_batch(self, xb:tuple, yb:tuple, g)->tuple: # `xb` and `yb` of N slots, and how they were `Mixed`
+        "Fill the slots from `(x,)` and `(y,)`, or take those that came, and scale them; nothing of the batch is written to"
         idx,w_x,w_l,bs,n = None,None,None,len(xb[0]),self.n_samples
         if len(xb)==1 and n>1:
             idx = partners(bs, n, self.partner, first(yb), g(0))
@@ -289,13 +285,12 @@ def show_mixed(self:Learner,
     training,self.training = self.training,True
     try: xb,_,m = cb.mix_batch(tuple(b[:n]), tuple(b[n:]), partial(keyed_rng, seed, device=b[0].device))
     finally: self.training = training
-    sources = [b[0][i] for i in m.idx] if len(xb)==1 else [] # slots show their own sources
+    sources = [] if isinstance(cb, MixupC) else [b[0][i] for i in m.idx] # slots show their own sources
     decode = lambda x: self.dls.train.decode((retain_type(x, b[0]),)*n + tuple(b[n:]))[0].as_subclass(Tensor)
     pics = [decode(x) for x in (*sources, *xb)] # as they were before the loader's normalisation
     top = 1 if pics[0].is_floating_point() else 255
     rows,signs = min(max_n, len(b[0])),['+']*(len(sources)-1) + ['=']*bool(sources)
-    figsize = ifnone(figsize, (1.8*len(pics), 2*rows))
-    axs = subplots(rows, len(pics), figsize=figsize, layout='constrained')[1].reshape(rows, -1)
+    axs = subplots(rows, len(pics), figsize=ifnone(figsize, (1.8*len(pics), 2*rows)), layout='constrained')[1].reshape(rows, -1)
     for i,row in enumerate(axs):
         for ax,p,t in zip(row, pics, _titles(m, i, cb.n_samples, vocab, bool(sources))):
             p = p[i].clamp(0, top)

@@ -68,6 +68,7 @@ def draw_weights(
 )->Tensor: # Weights `[bs, n_samples]`, float32, each row summing to 1
     "Draw the weights of `bs` mixtures (sections 3.2 and 6)"
     g = g or keyed_rng()
+    if n_samples==1: return torch.ones(bs, 1, device=g.device)
     if isinstance(dist, Real): return _half_width(dist, bs, n_samples, g)
     if isinstance(dist, (Beta, Dirichlet)) and not dist.batch_shape: w = _dirichlet(dist, bs, n_samples, g)
     elif isinstance(dist, Fixed): w = torch.full((bs,), dist.lam, device=g.device)
@@ -80,8 +81,7 @@ def _to_weights(w, dist, bs, n, device):
     if w.device!=device: w = w.to(device, non_blocking=True)
     if w.ndim==0 or w.shape==(bs,):
         w = w.expand(bs)
-        rest = (1-w)/(n-1) if n>1 else w[:0]
-        w = torch.stack([w] + [rest]*(n-1), 1)
+        w = torch.stack([w] + [(1-w)/(n-1)]*(n-1), 1)
     if w.shape!=(bs,n): raise ValueError(f'{dist!r} gave weights of {tuple(w.shape)}: expected {(bs,)} or {(bs,n)}')
     return w
 

@@ -22,19 +22,14 @@ def _sources(tl): # what the transforms before the one that opens an image make 
         if f.name!='noop': fs.append(f)
     return [compose_tfms(its[i], fs) for i in range(len(its))]
 
-def source_name(
-    ds:Datasets, # Of images
-    i:int # Number of the item
-)->str:
+def source_name(ds:Datasets, i:int)->str:
     "The file of item `i`, for messages"
     tl = ds.tls[0]
     o = _sources(tl._new(L(tl.items, use_list=None)[[i]]))[0]
     return str(o) if isinstance(o, (str,Path)) else f'item {i}'
 
 # %% ../nbs/04a_reading.ipynb #7ad1decc
-def read_labels(
-    ds:Datasets # Of images and labels
-)->Tensor: # `[n,...]`
+def read_labels(ds:Datasets)->Tensor: # `[n,...]`
     "All labels of `ds`"
     if len(ds.tls)<=ds.n_inp: raise ValueError('data set without labels: expected a label for each image, from a second block')
     tl = ds.tls[ds.n_inp]
@@ -55,9 +50,7 @@ def read_labels(
 # %% ../nbs/04a_reading.ipynb #05869766
 _ends = b'\xff\xd9',b'IEND\xaeB`\x82' # of a whole JPEG and a whole PNG
 
-def glance(
-    fn # An image file
-): # Its width and height, or in words why it cannot be read
+def glance(fn): # width and height of the image, or in words why it cannot be read
     "Look at a file's head and end; decode it only where these leave a doubt"
     try:
         with Image.open(fn) as im, open(fn, 'rb') as f:
@@ -66,11 +59,8 @@ def glance(
             return im.size
     except Exception as e: return f'{fn}: expected an image, {e}'
 
-def readable(
-    ds:Datasets, # Of images
-    skip_bad:bool # Leave out what cannot be read, and say how many; else refuse
-)->dict: # Number of each image that can be read: its width and height, or `None` where it does not come from a file
-    "Glance at every file, in parallel if there are many"
+def readable(ds:Datasets, skip_bad:bool)->dict: # number of each readable image: its width and height, or `None` if it comes from no file
+    "Glance at every file, in parallel if there are many; refuse bad ones, or leave them out and say how many"
     files = _sources(ds.tls[0])
     if not all(isinstance(o, (str,Path)) for o in files): return dict.fromkeys(range(len(files)))
     seen = list(parallel(glance, files, n_workers=min(16, defaults.cpus) if len(files)>5000 else 0, progress=False, chunksize=500))
@@ -83,11 +73,7 @@ def readable(
 # %% ../nbs/04a_reading.ipynb #aa37941a
 class Decoder(TfmdDL):
     "The images of a data set in order, as tensors `[b,c,h,w]`, or as the place in the batch and the reason why there is none"
-    def __init__(self,
-        dataset, # Of images, whose item transforms leave images of one size
-        after_item=None, # Item transforms
-        **kwargs
-    ):
+    def __init__(self, dataset, after_item=None, **kwargs): # item transforms that leave images of one size
         super().__init__(dataset, after_item=after_item, do_setup=False, **kwargs)
         train = getattr(dataset, 'split_idx', None)==0
         for f in self.after_item.fs if train else []:
@@ -143,12 +129,7 @@ def free_bytes(device, folder=None): # where data is to live: on a device, or in
         free += [me.rlimit(k)[0]-used for k,used in kinds if me.rlimit(k)[0]>=0]
     return min([psutil.virtual_memory().available, *free])
 
-def check_room(
-    n:int, # Number of images
-    x:Tensor, # One of them
-    device:torch.device, # Where they are to live
-    folder:Path=None # Where they are to be kept; `None`: in memory
-):
+def check_room(n:int, x:Tensor, device:torch.device, folder:Path=None): # for `n` images like `x`; without a folder in memory
     "Refuse what does not fit, with the figure and the remedy"
     need,free = n*x.numel()*x.element_size(),free_bytes(device, folder)
     if need <= .9*free: return
@@ -184,10 +165,12 @@ def _from_cache(d, folder, key): # the images of `d`, if they are there and unha
                 some = range(0, len(res), max(1, len(res)//8))
                 if len(res)==len(d.dataset) and all(torch.equal(res[i], d.do_item(i).as_subclass(Tensor)) for i in some): return res
         except (OSError, ValueError): pass # cut short
-        f.unlink()
+        f.unlink(missing_ok=True) # another process may be at it too
 
 def _to_cache(d, folder, key, x): # decode the images of `d`, which are like `x`, into a file; it appears when it is complete
-    tmp = folder/f'{key}.{os.getpid()}.tmp'
+    for f in folder.glob('*.tmp'): # what a killed process left a day ago
+        if time.time()-f.stat().st_mtime>86400: f.unlink(missing_ok=True)
+    tmp = folder/f'{key}.{os.urandom(4).hex()}.tmp'
     try:
         out = np.lib.format.open_memmap(tmp, 'w+', x.cpu().numpy().dtype, (len(d.dataset), *x.shape))
         decode_all(d, torch.from_numpy(out))
@@ -197,11 +180,7 @@ def _to_cache(d, folder, key, x): # decode the images of `d`, which are like `x`
     finally: tmp.unlink(missing_ok=True)
     return _mapped(file)
 
-def decoded(
-    d:Decoder,
-    device:torch.device, # Where the images are to live
-    folder:Path=None # Where they are kept for the next start, mapped into memory; `None`: nowhere
-)->Tensor: # `[n,c,h,w]`
+def decoded(d:Decoder, device:torch.device, folder:Path=None)->Tensor: # `[n,c,h,w]` on `device`, or mapped from a file in `folder`
     "All images of `d`, decoded now or before"
     x = first_image(d)
     d.bs = max(1, min(64, 2**23//x.numel())) # large images by few, for the sake of memory

@@ -471,3 +471,24 @@ def test_wrong_data_is_refused_with_what_came():
 def test_names_shadow_none_of_fastai():
     import fastai.vision.all as fa, fastmix.all as fm
     assert not [n for n in vars(fm) if not n.startswith('_') and hasattr(fa, n)]
+
+def test_validation_of_one_class_a_batch_is_spoken_of_once():
+    for cb,many in ((Mixup(mix_valid=True),False), (MixupC(),False), (Mixup(mix_valid=True),True), (Mixup(),False)):
+        d = digits_dls(n_samples=1, bs=32, device='cpu')
+        y = d.valid.data[1]
+        if not many: d.valid.data = d.valid.data[0],y.sort().values.as_subclass(type(y))
+        learn = Learner(d, resnet20(n_in=1, n_samples=2 if isinstance(cb, MixupC) else 1), HeadsLoss() if isinstance(cb, MixupC) else CrossEntropyLossFlat(), cbs=cb)
+        with warnings.catch_warnings(record=True) as seen, learn.no_bar(), learn.no_logging():
+            warnings.simplefilter('always')
+            for _ in range(2): learn.validate()
+        told = [str(o.message) for o in seen if 'of one class' in str(o.message)]
+        assert len(told)==(not many and (cb.mix_valid or isinstance(cb, MixupC)))
+        if told: assert 'all 32 images of a validation batch' in told[0] and 'list the validation files in a mixed order' in told[0]
+
+@pytest.mark.parametrize('cb', [Mixup(Fixed(.3), n_samples=1), MixupXL(Beta(1.,1.), n_samples=1), MixupC(1), MixupC(1, lam_x=Beta(1.,1.), lam_l='x')], ids=repr)
+def test_a_mixture_of_one_sample_is_that_sample(cb):
+    x,y = torch.rand(5,3,4,4),torch.arange(5)
+    cb.learn = SimpleNamespace(training=True, epoch=0, n_epoch=1)
+    (xm,),_,m = cb.mix_batch((x,), (y,), partial(keyed_rng, 3))
+    assert torch.equal(xm, x) and torch.equal(m.labels, y[:,None])
+    assert len(titles(learner(cb, d=small())))>0

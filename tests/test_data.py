@@ -269,3 +269,64 @@ def test_one_pass_gives_what_the_stages_give(path, n):
     x = fast.valid_ds[0][0]
     want = (tensor(x).permute(2,0,1)/255-tensor(cifar_stats[0])[:,None,None])/tensor(cifar_stats[1])[:,None,None]
     assert torch.allclose(first(fast.valid)[0][0].as_subclass(Tensor), want, atol=1e-6)
+
+def test_a_pickled_loader_still_knows_its_classes(path):
+    d = pickle.loads(pickle.dumps(in_memory(make(path, partner='other_class'))))
+    y = labels(d.train)
+    assert len(y) and (y[:,0]!=y[:,1]).all()
+
+def test_partners_of_another_class_wherever_there_are_some(tmp_path):
+    "In validation, of which no permutation is asked; and without labels, which tell nothing of classes"
+    write(tmp_path/'train', classes='ab')
+    write(tmp_path/'test', classes='aab', n=15)
+    dls = make(tmp_path, train='train', valid='test', valid_pct=None, partner='other_class', pair_seed=3)
+    y = labels(dls.valid)
+    assert len(y)==15 and (y[:,0]!=y[:,1]).all() and torch.equal(labels(dls.valid.new(shuffle=False)), y)
+    test = dls.test_dl(dls.valid_ds.items)
+    assert len(test.one_batch())==2 and (test.table[0]!=test.table[1]).all()
+    shutil.rmtree(tmp_path/'test'/'b')
+    y = labels(make(tmp_path, train='train', valid='test', valid_pct=None, partner='other_class').valid)
+    assert len(y)==10 and not y.any() # one class alone
+    for fn in (tmp_path/'train'/'b').ls()[:-3]: fn.unlink()
+    with pytest.raises(ValueError, match='expected no class with more than half of the 15 images, one has 12'):
+        make(tmp_path, train='train', valid='test', valid_pct=None, partner='other_class').one_batch()
+
+@pytest.mark.parametrize('n', [1,2])
+def test_a_batch_larger_than_the_set_is_refused(path, n):
+    for dls in (make(path, bs=19, n_samples=n), in_memory(make(path, bs=19, n_samples=n))):
+        with pytest.raises(ValueError, match='bs=19: expected at most 18'): list(dls.train)
+        assert len(list(dls.valid))==1
+
+def test_one_of_many_is_shown(path):
+    dl = make(path).train
+    dl.show_batch(max_n=3, unique=True)
+    assert len({ax.get_title() for ax in plt.gcf().axes})==1
+    plt.close('all')
+
+def test_a_damaged_cache_met_by_two(path, tmp_path, monkeypatch):
+    "A file that another process has thrown away meanwhile, and one that was left by a killed process"
+    dls,folder = make(path),tmp_path/'cache'
+    want = in_memory(dls, cache=folder).valid.one_batch()[0]
+    for f in folder.ls(): f.write_bytes(f.read_bytes()[:-50])
+    (old,new) = folder/'a.tmp',folder/'b.tmp'
+    for f in (old,new): f.write_text('half')
+    os.utime(old, (0,0))
+    orig = reading._checksum
+    def gone(f):
+        res = orig(f)
+        if f.suffix=='.npy': f.unlink()
+        return res
+    monkeypatch.setattr(reading, '_checksum', gone)
+    assert torch.equal(in_memory(dls, cache=folder).valid.one_batch()[0], want)
+    assert not old.exists() and new.exists()
+
+def test_cifar_lists_its_files_alike_everywhere(tmp_path, monkeypatch):
+    "In an order that does not depend on the disk, and in which no class is on its own"
+    for o in ('train','test'): write(tmp_path/o, n=60)
+    res = []
+    for order in (1,-1):
+        monkeypatch.setattr('fastmix.data.get_image_files', lambda p: get_image_files(p).sorted()[::order])
+        dls = cifar_dls(n_samples=1, bs=10, path=tmp_path, device='cpu', num_workers=0)
+        res.append([o.relative_to(tmp_path) for o in dls.valid_ds.items])
+        assert all(len(b[1].unique())>1 for b in dls.valid)
+    assert res[0]==res[1] and len(set(res[0]))==60
