@@ -54,7 +54,7 @@ def saved_settings(
 )->dict: # Empty where no run has begun
     "What the run in `out` was started with"
     try: return json.loads((Path(out)/'run.json').read_text())['settings']
-    except FileNotFoundError: return {}
+    except (FileNotFoundError, NotADirectoryError): return {}
     except (OSError, ValueError, KeyError, TypeError) as e: raise ValueError(f'out={str(out)!r}: its run.json cannot be read, {e}')
 
 def _check_out(s):
@@ -66,9 +66,7 @@ def _check_out(s):
         if out.exists() and (not out.is_dir() or any(o.suffix!='.tmp' for o in out.iterdir())):
             raise ValueError(f"out={s['out']!r}: expected {'the folder of a run' if s['resume'] else 'a new or an empty folder'}")
         return
-    new = run_settings(s)
-    diff = [f'{k}={new.get(k)!r} (was {old.get(k)!r})' for k in {**old,**new} if old.get(k)!=new.get(k)]
-    if diff: raise ValueError(f"out={s['out']!r} holds a run with other settings: {', '.join(diff)}")
+    check_same(f"out={s['out']!r}", run_settings(s), old)
 
 def run_folder(
     s:dict # Checked settings

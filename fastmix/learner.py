@@ -193,7 +193,7 @@ def mixup_learner(
 )->Learner:
     "A learner that classifies one image, trained on mixed ones (sections 3 and 5.1)"
     if isinstance(mix, type): mix = mix()
-    if mix is not None and not isinstance(mix, Mix): raise ValueError(f'mix={mix!r}: expected a mixing callback, as MixupX()')
+    if not isinstance(mix, (Mix,MixChoice,NoneType)): raise ValueError(f'mix={mix!r}: expected a mixing callback, as MixupX()')
     if (own := getattr(dls, 'n_samples', 1))>1: raise ValueError(f'loaders of {own} slots: expected 1')
     if metrics is None: metrics = [accuracy] + ([Top2(), Top2All()] if mix and mix.mix_valid else [])
     return _learner(Learner, dls, type(mix).__name__ if mix else 'ERM', precision, compile, lr, opt_func, [*L(mix), *L(cbs)], arch, 1, 1,

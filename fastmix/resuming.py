@@ -6,10 +6,14 @@
 __all__ = ['write_whole', 'on_rank0', 'write_json', 'RunLog', 'train_state', 'load_train_state', 'load_checkpoint', 'Checkpoint']
 
 # %% ../nbs/04b_resuming.ipynb #de26057f
-import io, json
+import inspect, io, json
+from enum import Enum
 from zipfile import ZipFile
 from accelerate.utils import broadcast_object_list, gather_object
 from fastai.basics import *
+from torch.distributions import Distribution
+from .checks import *
+from .core import Fixed
 
 # %% ../nbs/04b_resuming.ipynb #fb91171a
 def write_whole(
@@ -56,7 +60,7 @@ class RunLog(Callback):
         lines:bool=False # Whether to print a line per epoch, for where progress bars are no use
     ):
         self.folder,self.settings,self.talk = Path(folder),settings,lines
-        self.state,self.epochs_done,self.seconds,self.figures,self.lines = 'new',0,0.,{},[]
+        self.state,self.epochs_done,self.seconds,self.figures,self.rows = 'new',0,0.,{},[]
 
     def save(self,
         state:str, # `'running'`, `'finished'`, `'interrupted'` or `'failed'`
@@ -65,7 +69,7 @@ class RunLog(Callback):
         "Write everything down"
         self.state = state
         if rank_distrib(): return
-        write_whole(self.folder/'metrics.csv', ''.join(','.join(map(str, l))+'\n' for l in self.lines).encode())
+        write_whole(self.folder/'metrics.csv', ''.join(','.join(map(str, l))+'\n' for l in self.rows).encode())
         write_json(self.folder/'run.json', dict(state=state, epochs_done=self.epochs_done, seconds=round(self.seconds, 2),
                                                 figures=self.figures, settings=self.settings, **kwargs))
 
@@ -86,7 +90,7 @@ class RunLog(Callback):
 
     def note(self, state):
         names,rows = self.recorder.metric_names[:-1],self.recorder.values[:self.epochs_done] # without the time
-        self.lines = [names, *([i,*r] for i,r in enumerate(rows))]
+        self.rows = [names, *([i,*r] for i,r in enumerate(rows))]
         self.figures = dict(zip(names[1:], rows[-1])) if rows else {}
         self.save(state)
 
@@ -103,7 +107,22 @@ def _plain(o): # in tensors and Python's own types, which `torch.load` reads wit
     if isinstance(o, (list,L)): return list(map(_plain, o))
     return o
 
-def _numbers(cb): return {k:v for k,v in vars(cb).items() if isinstance(v, (int,float)) and not isinstance(v, bool)}
+def _kept(learn): # callbacks that a run has from its beginning to its end, in an order of their own
+    cbs = [cb for cb in learn.cbs if cb.order<Checkpoint.order and cb.name not in Checkpoint.watchers]
+    return sorted(cbs, key=lambda cb: type(cb).__name__)
+
+def _is_plain(v): return v is None or isinstance(v, (bool,int,float,str)) or isinstance(v, (tuple,list)) and all(map(_is_plain, v))
+
+def _given(cb): # what it was made with, as far as it can be compared
+    names = {k for c in type(cb).__mro__ for k in inspect.signature(c.__init__).parameters} - {'seed'} # drawn, where none was given
+    mine = {k.removesuffix('_dist'):v for k,v in vars(cb).items()} # mixing keeps `x` as `x_dist`
+    return {f'{type(cb).__name__}.{k}':v if _is_plain(v) else repr(v) for k,v in mine.items()
+            if k in names and (_is_plain(v) or isinstance(v, (Enum,Distribution,Fixed)))}
+
+def _name(o): return getattr(o, '__name__', type(o).__name__)
+
+def _memory(cb): # its numbers, and what `plot_sched` draws
+    return {k:v for k,v in vars(cb).items() if k=='hps' or isinstance(v, (int,float)) and not isinstance(v, bool)}
 
 def _rng_state():
     cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
@@ -117,18 +136,19 @@ def _set_rng_state(d):
 
 def _own_state(learn): # what differs between processes
     return dict(random=_rng_state(), loaders=[getattr(dl, 'dl', dl).rng.getstate() for dl in learn.dls.loaders],
-                callbacks=[(cb.name, _numbers(cb)) for cb in learn.cbs])
+                callbacks=[_memory(cb) for cb in _kept(learn)])
 
 def train_state(
     learn:Learner # In the middle of a `fit`, between two epochs
 )->dict: # Tensors and Python's own types
     "What `learn` needs to go on"
     rec,own = learn.recorder,_plain(_own_state(learn))
+    grads = [p.grad if p.grad is not None and p.grad.any() else None for p in learn.model.parameters()] # of batches not yet stepped
     return _plain(dict(
         model=get_model(learn.model).state_dict(), opt=learn.opt.state_dict(),
         scaler=learn.scaler.state_dict() if getattr(learn, 'scaler', None) else {}, epoch=learn.epoch, train_iter=learn.train_iter,
         recorder={k:getattr(rec, k) for k in ('lrs','iters','losses','values')}, smooth_loss=(rec.smooth_loss.val, rec.smooth_loss.count),
-        hps=[getattr(cb, 'hps', None) for cb in learn.cbs], processes=gather_object([own]) if num_distrib()>1 else [own]))
+        grads=grads, processes=gather_object([own]) if num_distrib()>1 else [own]))
 
 # %% ../nbs/04b_resuming.ipynb #3ce1022c
 def load_train_state(
@@ -144,10 +164,8 @@ def load_train_state(
     rec.values = [L(v) for v in rec.values]
     rec.smooth_loss.val,rec.smooth_loss.count = d['smooth_loss']
     own = d['processes'][rank_distrib()]
-    numbers = dict(own['callbacks'])
-    for cb in learn.cbs: vars(cb).update(numbers.get(cb.name, {}))
-    for cb,hps in zip(learn.cbs, d['hps']):
-        if hps is not None: cb.hps = hps
+    for cb,memory in zip(_kept(learn), own['callbacks']): vars(cb).update(memory)
+    for p,g in zip(learn.model.parameters(), d['grads']): p.grad = None if g is None else g.to(p)
     for dl,s in zip(learn.dls.loaders, own['loaders']): getattr(dl, 'dl', dl).rng.setstate(s)
     _set_rng_state(own['random'])
 
@@ -166,29 +184,34 @@ def load_checkpoint(
 class Checkpoint(Callback):
     "After every epoch write down all that the training needs to go on. For one `fit`, as its `cbs`"
     order,name = 100,'checkpoint' # after everything that has something to remember
-    watchers = 'progress','distributed_trainer','tensor_board','slots_tensor_board','wandb' # may come and go
+    watchers = 'progress','distributed_trainer','tensor_board','slots_tensor_board','wandb','csv_logger','show_graph' # may come and go
     def __init__(self,
         folder, # Where the checkpoints of the run are; made if need be
         resume:bool=False, # Whether to go on from the last epoch there; if there is none, from the beginning
         settings:dict=None # What must be the same when the run is resumed, besides what the learner shows
-    ): self.folder,self.resume,self.settings,self.last,self.first_epoch = Path(folder),resume,settings or {},None,0
+    ): self.folder,self.resume,self.settings,self.last = Path(folder),resume,settings or {},None
 
     def files(self): return sorted(self.folder.glob('checkpoint-*.pt'), reverse=True) # the newest first
 
     def about(self):
         "What the run was started with"
-        cbs = [type(cb).__name__ for cb in self.learn.cbs if cb.order<self.order and cb.name not in self.watchers]
-        own = dict(epochs=self.n_epoch, lr=[h['lr'] for h in self.opt.hypers], bs=self.dls.train.bs, callbacks=sorted(cbs),
-                   processes=max(1, num_distrib()), parameters=sum(p.numel() for p in self.model.parameters()))
-        return _plain({**own, **self.settings})
+        cbs,hs = _kept(self.learn),self.opt.hypers
+        own = dict(epochs=self.n_epoch, lr=[h['lr'] for h in hs], wd=[h.get('wd') for h in hs], bs=self.dls.train.bs,
+                   callbacks=[type(cb).__name__ for cb in cbs], metrics=list(self.recorder.metric_names), processes=max(1, num_distrib()),
+                   optimizer=_name(getattr(self.opt, 'opt', self.opt)), loss=_name(self.loss_func),
+                   parameters=sum(p.numel() for p in self.model.parameters()))
+        return _plain({**own, **merge(*map(_given, cbs)), **self.settings})
 
-    def before_fit(self):
-        self.started,self.first_epoch = self.about(),0
+    def begin(self)->int:
+        "The epoch to begin with, all that was remembered put back; `lr_find` is left alone"
+        self.run = not hasattr(self.learn, 'lr_finder')
+        if not self.run: return 0
+        self.started = self.about()
         found = on_rank0(self._find)
-        if found is None: return
+        if found is None: return 0
         self.last,d = found
         load_train_state(self.learn, d['state'])
-        self.first_epoch = d['state']['epoch']+1
+        return d['state']['epoch']+1
 
     def _find(self):
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -201,12 +224,13 @@ class Checkpoint(Callback):
         raise ValueError(f'{self.folder} holds no whole checkpoint')
 
     def _check(self, p, d):
-        a,b = d['started'],self.started
-        diff = [f'{k}={b.get(k)!r} (was {a.get(k)!r})' for k in {**a,**b} if a.get(k)!=b.get(k)]
-        if diff: raise ValueError(f"{p} is of a run with other settings: {', '.join(diff)}")
+        check_same(p, self.started, d['started'])
         return p,d
 
+    def before_epoch(self): self.trained = False
+    def after_train(self): self.trained = True
     def after_epoch(self):
+        if not self.trained: return # `validate` goes through epochs, too
         d = dict(format='fastmix 1', started=self.started, state=train_state(self.learn))
         self.last = on_rank0(partial(self._write, self.folder/f'checkpoint-{self.epoch:05}.pt', d))
 
@@ -220,6 +244,7 @@ class Checkpoint(Callback):
 @patch
 def _do_fit(self:Learner):
     "fastai's loop over the epochs, from the one that a `Checkpoint` calls for"
-    for epoch in range(max(getattr(cb, 'first_epoch', 0) for cb in self.cbs), self.n_epoch):
+    first = max([cb.begin() for cb in self.cbs.filter(risinstance(Checkpoint))], default=0)
+    for epoch in range(first, self.n_epoch):
         self.epoch = epoch
         self._with_events(self._do_epoch, 'epoch', CancelEpochException)

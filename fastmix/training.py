@@ -174,7 +174,7 @@ class LossWatch(Callback):
 
     def look(self):
         self.shown = self.recorder.losses[-1].cpu()
-        if not torch.isfinite(self.shown): raise FloatingPointError(self._what())
+        if not (torch.isfinite(self.shown) or hasattr(self.learn, 'lr_finder')): raise FloatingPointError(self._what())
 
     def _what(self):
         i = next(i for i,l in enumerate(self.recorder.losses[self.start:]) if not torch.isfinite(l))

@@ -48,10 +48,11 @@ def test_bad_folders(capsys, tmp_path):
     Path('empty').mkdir()
     assert 'empty' in (msg := refused(capsys, '--data','empty','--out','out')) and 'images' in msg
     images(Path('one'), 'a', n=12)
-    assert 'expected a folder for each of two or more classes' in refused(capsys, '--data','one','--out','out','--bs',2,'--size',8)
+    assert "classes ['a']: expected two or more, a folder for each" in refused(capsys, '--data','one','--out','out','--bs',2,'--size',8)
     Path('full').mkdir()
     Path('full/x.txt').touch()
     assert "out='full': expected a new or an empty folder" in refused(capsys, '--out','full')
+    assert "out='full/x.txt': expected a new or an empty folder" in refused(capsys, '--out','full/x.txt')
     assert "out='full': expected the folder of a run" in refused(capsys, '--out','full','--resume')
 
 def test_missing_package(capsys, monkeypatch):

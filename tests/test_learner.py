@@ -505,5 +505,10 @@ def test_mixup_learner_refuses(tmp_path):
     with pytest.raises(ValueError, match='mix=MixupC: expected a mixing callback'): mixup_learner(tiny_dls('ordinary', tmp_path), MixupC(), arch=tiny)
     with pytest.raises(ValueError, match='a network of n_samples=2: expected 1'): mixup_learner(tiny_dls('ordinary', tmp_path), arch=tiny(10, n_samples=2, n_in=1))
 
+def test_mixup_learner_takes_a_choice_of_rules(tmp_path):
+    learn = quiet(mixup_learner(tiny_dls('ordinary', tmp_path), MixChoice(MixupX(), None), arch=tiny))
+    learn.fit(1)
+    assert learn.mix_choice.count==len(learn.dls.train)
+
 def test_image_of_other_channels_is_refused_by_the_network(pairs):
     with pytest.raises(ValueError, match=r'images of 6 channels in all came: expected n_samples \* n_in = 2 \* 1'): pairs.model(*torch.randn(2,1,3,8,8))

@@ -1,11 +1,12 @@
 "Runs that were killed and resumed, against one that was left alone; checkpoints that are damaged, foreign or do not fit on the disk"
 import json, os, random, resource, shutil, signal, subprocess, sys
 import pytest
-from fastai.callback.tracker import EarlyStoppingCallback
-from fastai.basics import Callback, CategoryMap, Path, nn, set_seed, torch
+from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
+from fastai.callback.training import GradientAccumulation
+from fastai.basics import Adam, Callback, CategoryMap, Learner, Path, accuracy, nn, set_seed, torch
 from fastai.callback.progress import ProgressCallback
 import numpy as np
-from fastmix.all import MixupC, Mixup, MultiSample, digits_dls, mixup_c_learner, mixup_learner
+from fastmix.all import MixupC, Mixup, MixupX, MultiSample, StepDecay, digits_dls, mixup_c_learner, mixup_learner
 from fastmix.resuming import Checkpoint, load_checkpoint, write_whole
 
 here = Path(__file__).parent
@@ -65,7 +66,8 @@ def remembered(learn):
 def same(a, b): return len(a.memory)==len(b.memory) and all(map(torch.equal, a.memory, b.memory))
 
 @pytest.mark.parametrize('kwargs', [dict(), dict(mix=False), dict(precision='bf16'), dict(mix=False, fit='fit_one_cycle'),
-                                    dict(cbs=[EarlyStoppingCallback(patience=1, min_delta=10)])], ids=['mixup_c','mixup','bf16','one_cycle','early_stop'])
+                                    dict(cbs=[EarlyStoppingCallback(patience=1, min_delta=10)]), dict(cbs=[GradientAccumulation(600)])],
+                         ids=['mixup_c','mixup','bf16','one_cycle','early_stop','accumulation'])
 def test_learner(tmp_path, kwargs):
     whole = run(tmp_path/'a', **kwargs)
     run(tmp_path/'b', stop=1, **kwargs)
@@ -87,6 +89,38 @@ def test_in_the_same_session(tmp_path):
     with learn.no_logging(): learn.fit(5, cbs=[Stop(None), Checkpoint(tmp_path/'b', resume=True)])
     learn.memory = remembered(learn)
     assert same(whole, learn)
+
+def test_two_callbacks_of_a_kind(tmp_path):
+    "Each gets back what it remembered, also where a progress bar came or went in between"
+    best = lambda: [SaveModelCallback(monitor='head_0', fname='a'), SaveModelCallback(fname='b')]
+    run(tmp_path/'b', stop=1, path=tmp_path, cbs=best())
+    cbs = best()
+    class Look(Callback):
+        def before_epoch(self): seen.append([cb.best for cb in cbs])
+    seen = []
+    Same = type('Look', (Callback,), {})
+    learn = run(tmp_path/'c', stop=1, path=tmp_path, cbs=[*best(), Same()])
+    before = [cb for cb in learn.recorder.values]
+    run(tmp_path/'c', stop=2, resume=True, path=tmp_path, cbs=[*cbs, Look()])
+    assert seen[0]==[before[0][2],before[0][1]]
+
+def learner(path, **kwargs):
+    set_seed(0)
+    learn = mixup_learner(digits_dls(1, bs=256, size=8), MixupX(.3), arch=net(1), precision='fp32', path=path, **kwargs)
+    learn.remove_cb(ProgressCallback)
+    learn.logger = lambda *_: None
+    return learn
+
+def test_as_a_callback_of_the_learner(tmp_path):
+    "`validate`, `get_preds` and `lr_find` leave the checkpoints alone"
+    learn = learner(tmp_path, cbs=Checkpoint(tmp_path/'c'))
+    learn.validate()
+    learn.lr_find(num_it=10, show_plot=False)
+    assert not (tmp_path/'c').exists()
+    learn.fit(2)
+    files = {p:p.stat().st_mtime_ns for p in (tmp_path/'c').iterdir()}
+    learn.validate(), learn.get_preds(), learn.lr_find(num_it=10, show_plot=False)
+    assert len(files)==2 and files=={p:p.stat().st_mtime_ns for p in (tmp_path/'c').iterdir()}
 
 @pytest.fixture(scope='module')
 def once(tmp_path_factory):
@@ -124,11 +158,27 @@ def test_all_spoiled(broken_off):
     with pytest.raises(ValueError, match='holds no whole checkpoint'): run(broken_off, resume=True)
 
 @pytest.mark.parametrize('kwargs,said', [(dict(epochs=6), r'epochs=6 \(was 5\)'), (dict(mix=False), r"callbacks=.*'Mixup'"), (dict(lr=.2), r'lr=\[0.2\] \(was \[0.1\]\)'),
-                                         (dict(precision='bf16'), 'DevicePrecision')])
+                                         (dict(precision='bf16'), 'DevicePrecision'), (dict(wd=.3), r'wd=\[0.3\] \(was \[0.0001\]\)'),
+                                         (dict(metrics=[]), "metrics=.*head_0"), (dict(opt_func=Adam), "optimizer='Optimizer' .was 'SGD'")])
 def test_other_settings(broken_off, kwargs, said):
     before = {p:p.read_bytes() for p in broken_off.iterdir()}
     with pytest.raises(ValueError, match='other settings.*'+said): run(broken_off, resume=True, **kwargs)
     assert before=={p:p.read_bytes() for p in broken_off.iterdir()}
+
+@pytest.mark.parametrize('cb,other,said', [
+    (lambda: StepDecay(at=.2), lambda: StepDecay(at=(.2,.9), factor=.5), r"StepDecay.at=\(0.2, 0.9\) \(was \(0.2,\)\), StepDecay.factor=0.5 \(was 0.1\)"),
+    (lambda: Mixup(), lambda: Mixup(.3), r'Mixup.x=0.3 \(was 0.5\)'),
+    (lambda: EarlyStoppingCallback(patience=9), lambda: EarlyStoppingCallback('accuracy', patience=9), "EarlyStoppingCallback.monitor='accuracy'")])
+def test_other_settings_of_a_callback(tmp_path, cb, other, said):
+    "What a callback was made with belongs to the run; what it counts does not"
+    def fit(cb, n=3):
+        set_seed(0)
+        learn = Learner(digits_dls(1, bs=256, size=8), net(1), metrics=accuracy)
+        learn.remove_cb(ProgressCallback)
+        with learn.no_logging(): learn.fit(n, cbs=[*cb, Checkpoint(tmp_path, resume=True)])
+    fit([cb()])
+    fit([cb()])
+    with pytest.raises(ValueError, match='other settings.*'+said): fit([other()])
 
 def test_folder_in_use(broken_off):
     with pytest.raises(ValueError, match='expected a folder without checkpoints, or resume=True'): run(broken_off)

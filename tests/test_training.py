@@ -165,6 +165,17 @@ def test_loss_that_is_not_finite(data, tmp_path, bad):
     assert f'epoch 2, batch 3, learning rate 0.002; the last good checkpoint is {tmp_path}/checkpoint-00001.pt' in str(e.value)
     assert sorted(p.name for p in tmp_path.iterdir())==['checkpoint-00000.pt','checkpoint-00001.pt']
 
+def test_lr_find_beyond_divergence(data):
+    "fastai's own: goes on until it has tried all, and puts the weights back"
+    class Explode(Callback):
+        order = 1
+        def after_loss(self):
+            if self.learn.train_iter>20: self.learn.loss_grad,self.learn.loss = self.loss_grad*math.inf,self.loss*math.inf
+    learn = line(data, cbs=[LossWatch(), Explode()])
+    was = [p.detach().clone() for p in learn.model.parameters()]
+    learn.lr_find(num_it=40, stop_div=False, show_plot=False)
+    assert len(learn.recorder.losses)==40 and all(map(torch.equal, was, learn.model.parameters()))
+
 @pytest.mark.skipif(not shutil.which('c++') and not shutil.which('g++'), reason='torch.compile needs a C++ compiler on a CPU')
 def test_compile(tmp_path):
     "With resuming, export, validation, and a last batch of another size"
