@@ -154,7 +154,7 @@ def save_run(
     learn.export('model.pkl')
 
 # %% ../nbs/09_cli.ipynb #4af57df6
-def _watchers(learn, s, path):
+def _watchers(s, path):
     cbs = []
     if s['tensorboard']:
         from fastmix.tensorboard import SlotsTensorBoardCallback
@@ -163,13 +163,12 @@ def _watchers(learn, s, path):
         import wandb
         from fastai.callback.wandb import WandbCallback
         wandb.init(project='fastmix', name=path.name, dir=path, config=run_settings(s))
-        learn.gather_args = dict # fastai's fails with fastcore 2.2; the settings are told above
         cbs.append(WandbCallback(log_preds=False, log_model=False))
     return cbs
 
 def _fit(learn, s, log):
     from fastmix.resuming import Checkpoint
-    cbs = [log, Checkpoint(learn.path, s['resume'], run_settings(s)), *_watchers(learn, s, learn.path)]
+    cbs = [log, Checkpoint(learn.path, s['resume'], run_settings(s)), *_watchers(s, learn.path)]
     try:
         with learn.distrib_ctx(s['sync_bn']): learn.fit(s['epochs'], cbs=cbs)
     except BaseException as e:

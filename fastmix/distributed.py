@@ -11,7 +11,6 @@ from accelerate.utils import broadcast_object_list
 from fastai.basics import *
 from fastai.distributed import *
 from fastai.callback.progress import ProgressCallback
-from .resuming import *
 
 # %% ../nbs/08_distributed.ipynb #efd844c7
 def share(

@@ -143,6 +143,7 @@ def _learner(cls, dls, what, precision, compile, lr, opt_func, cbs, arch, n, n_h
     splitter = ifnone(splitter, partial(slot_groups, arch=None if isinstance(arch, nn.Module) else arch))
     learn = cls(dls, model, lr=lr, opt_func=partial(opt_func, **fused) if fused else opt_func, cbs=cbs, splitter=splitter, **kwargs)
     learn.add_cb(LossWatch())
+    learn.gather_args = dict # of fastai's `WandbCallback`, whose own fails with fastcore 2.2 for every learner
     if compile: compile_model(learn.model, learn.dls.device)
     what = f"{what}: {set_precision(learn, precision)}{', compiled' if compile else ''}"
     if not rank_distrib(): print(what)
