@@ -96,9 +96,7 @@ def make_dls(
     valid = next((nm for nm in ('valid','test','val') if (path/nm).is_dir()), None)
     split = dict(train='train', valid=valid) if valid and (path/'train').is_dir() else dict(valid_pct=.2, seed=s['seed'])
     tfms = [PadCrop(s['size']//8), Normalize.from_stats(*imagenet_stats)]
-    dls = MultiSampleDataLoaders.from_folder(path, item_tfms=Resize(s['size']), batch_tfms=tfms, **split, **kw)
-    if dls.c<2: raise ValueError(f'data={str(path)!r}: expected a folder for each of two or more classes, found {list(dls.vocab)}')
-    return dls
+    return MultiSampleDataLoaders.from_folder(path, item_tfms=Resize(s['size']), batch_tfms=tfms, **split, **kw)
 
 def make_learner(
     s:dict, # Checked settings
