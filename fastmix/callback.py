@@ -250,6 +250,7 @@ class MixupC(MixBase):
 
     def _random_labels(self, yb, bs, g):
         ys = list(yb)
+        if ys[self.random_label].ndim!=1: raise ValueError(f'random_label={self.random_label}: expected one class per sample, these have several')
         ys[self.random_label] = torch.randint(get_c(self.dls), (bs,), generator=g, device=g.device)
         return tuple(ys)
 

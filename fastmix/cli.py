@@ -160,7 +160,7 @@ def _watchers(s, path):
     if s['wandb'] and not int(os.environ.get('RANK', 0)):
         import wandb
         from fastai.callback.wandb import WandbCallback
-        wandb.init(project='fastmix', name=path.name, dir=path, config=run_settings(s))
+        wandb.init(project='fastmix', name=path.name, dir=path.resolve(), config=run_settings(s))
         cbs.append(WandbCallback(log_preds=False, log_model=False))
     return cbs
 

@@ -443,6 +443,10 @@ def test_weights_on_losses_are_the_written_formula():
     got = HeadsLoss(f)(pred, *ys, w=w)
     assert torch.allclose(got, want) and torch.allclose(*[torch.autograd.grad(o, pred)[0] for o in (got,want)], atol=1e-12)
 
+def test_random_labels_are_classes():
+    cb = MixupC(random_label=1)
+    with pytest.raises(ValueError, match='random_label=1: expected one class per sample'): cb._random_labels((torch.eye(3),)*2, 3, keyed_rng(0))
+
 def test_random_labels_stay_at_chance_and_leave_the_other_slot_alone():
     seen = []
     class See(Callback):

@@ -111,6 +111,11 @@ def test_in_memory_is_the_same_data(path):
     for a,b in zip(one.valid, in_memory(one).valid):
         for s,t in zip(a, b): assert torch.equal(s, t)
 
+def test_in_memory_holds_bytes_and_little_more(path):
+    dls = in_memory(make(path))
+    n,size = (sum(len(o.dataset) for o in dls.loaders),dls.one_batch()[0][0].numel())
+    assert n*size <= sum(t.untyped_storage().nbytes() for dl in dls.loaders for t in dl.data) <= 1.1*n*size
+
 def test_pickled_loaders_read_files_again(path):
     dls = in_memory(make(path))
     assert torch.equal(labels(pickle.loads(pickle.dumps(dls)).valid), labels(dls.valid))
