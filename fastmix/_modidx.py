@@ -302,7 +302,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'fastmix.reading.source_name': ('reading.html#source_name', 'fastmix/reading.py')},
             'fastmix.resuming': { 'fastmix.resuming.Checkpoint': ('resuming.html#checkpoint', 'fastmix/resuming.py'),
                                   'fastmix.resuming.Checkpoint.__init__': ('resuming.html#checkpoint.__init__', 'fastmix/resuming.py'),
-                                  'fastmix.resuming.Checkpoint._check': ('resuming.html#checkpoint._check', 'fastmix/resuming.py'),
                                   'fastmix.resuming.Checkpoint._find': ('resuming.html#checkpoint._find', 'fastmix/resuming.py'),
                                   'fastmix.resuming.Checkpoint._write': ('resuming.html#checkpoint._write', 'fastmix/resuming.py'),
                                   'fastmix.resuming.Checkpoint.about': ('resuming.html#checkpoint.about', 'fastmix/resuming.py'),

@@ -220,12 +220,10 @@ class Checkpoint(Callback):
         for p in self.files():
             try: d = load_checkpoint(p)
             except ValueError as e: print(f'{e}; the one before it is used', flush=True)
-            else: return self._check(p, d)
+            else:
+                check_same(p, self.started, d['started'])
+                return p,d
         raise ValueError(f'{self.folder} holds no whole checkpoint')
-
-    def _check(self, p, d):
-        check_same(p, self.started, d['started'])
-        return p,d
 
     def before_epoch(self): self.trained = False
     def after_train(self): self.trained = True
