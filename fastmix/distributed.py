@@ -44,7 +44,9 @@ class RankDL(DistributedDL):
         return t.tolist()
 
     def before_iter(self):
-        self.dl.rng.setstate(broadcast_object_list([self.dl.rng.getstate()])[0]) # all draw the same pairs
+        state = [self.dl.rng.getstate()]
+        torch.distributed.broadcast_object_list(state) # Accelerate's would settle how many processes there are
+        self.dl.rng.setstate(state[0]) # all draw the same pairs
         super().before_iter()
 
     def get_idxs(self):
