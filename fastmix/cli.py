@@ -152,12 +152,14 @@ def save_run(
     learn.export('model.pkl')
 
 # %% ../nbs/09_cli.ipynb #4af57df6
+def _rank(): return int(os.environ.get('RANK', 0)) # without loading anything heavy
+
 def _watchers(s, path):
     cbs = []
     if s['tensorboard']:
         from fastmix.tensorboard import SlotsTensorBoardCallback
         cbs.append(SlotsTensorBoardCallback(path/'tensorboard', trace_model=False, log_preds=False))
-    if s['wandb'] and not int(os.environ.get('RANK', 0)):
+    if s['wandb'] and not _rank():
         import wandb
         from fastai.callback.wandb import WandbCallback
         wandb.init(project='fastmix', name=path.name, dir=path.resolve(), config=run_settings(s))
@@ -182,7 +184,7 @@ def _broke_off(learn, s, log, e):
 def _curves(learn, s, log):
     import pandas as pd
     from fastmix.core import top2_ceiling
-    if not log.epochs_done or int(os.environ.get('RANK', 0)): return
+    if not log.epochs_done or _rank(): return
     ceiling = top2_ceiling(learn.dls.c) if s['method']=='mixup_c' and getattr(learn.model, 'n_heads', 0)==1 else 1.
     plot_curves(pd.read_csv(learn.path/'metrics.csv'), ceiling, learn.path/'curves.png')
 
@@ -243,7 +245,7 @@ def _parse(argv):
     return {**{k:v for k,v in old.items() if k in inspect.signature(train).parameters}, **given}
 
 def _leave(status, msg): # of several processes the first one speaks for all
-    if not int(os.environ.get('RANK', 0)): print(f'fastmix-train: {msg}', file=sys.stderr)
+    if not _rank(): print(f'fastmix-train: {msg}', file=sys.stderr)
     sys.exit(status)
 
 def main(
@@ -253,7 +255,7 @@ def main(
     warnings.filterwarnings('ignore', category=FutureWarning, module='torch') # of torch about itself
     try:
         args = _parse(argv)
-        mute = args.get('quiet') or int(os.environ.get('RANK', 0))
+        mute = args.get('quiet') or _rank()
         with contextlib.redirect_stdout(open(os.devnull, 'w')) if mute else contextlib.nullcontext(): train(**args)
     except ValueError as e: _leave(2, f'error: {_line(e)}')
     except (FloatingPointError, OSError) as e: _leave(1, f'stopped: {_line(e)}')

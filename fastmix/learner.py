@@ -225,11 +225,12 @@ def predict_many(self:Learner,
     images,N = L(images, use_list=None),getattr(self.model, 'n_samples', 1)
     if not images: raise ValueError('images=[]: expected at least one image')
     if not same and N>getattr(self.model, 'n_heads', 1): raise ValueError(f'{N} slots with one softmax cannot tell whose class is whose: expected same=True')
-    dls,m = _slot_dls(self.dls, 1),self.model.eval()
+    dls,m,scale = _slot_dls(self.dls, 1),self.model.eval(),_scale(self)
     probs = []
     with torch.no_grad():
         for b in dls.test_dl(images, bs=(1 if same else N)*dls.valid.bs, num_workers=0):
-            x = _scale(self)*to_device(b[0].as_subclass(Tensor), next(m.parameters()).device)
+            x = to_device(b[0].as_subclass(Tensor), next(m.parameters()).device)
+            if scale!=1: x = x*scale
             pad = x[:1].expand(0 if same else -len(x)%N, *x.shape[1:]) # fills the last slots
             xs = [x]*N if same else torch.cat([x,pad]).unflatten(0, (-1,N)).unbind(1)
             p = getcallable(self.loss_func, 'activation')(m(*xs))

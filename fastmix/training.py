@@ -56,12 +56,14 @@ class StepDecay(ParamScheduler):
         if self.opt is not None and not self.others: super().after_fit()
 
 # %% ../nbs/04_training.ipynb #19a50562
+def _device(d): return torch.device(ifnone(d, default_device()))
+
 class DevicePrecision(MixedPrecision):
     "fastai's `MixedPrecision` on whatever device the learner has"
     name,_stateattrs = 'mixed_precision',('autocast','inside') # the name by which `to_fp32` and `load_learner` know it
 
     def before_fit(self):
-        device,half = torch.device(ifnone(self.dls.device, default_device())).type,AMPMode(self.amp_mode)==AMPMode.FP16
+        device,half = _device(self.dls.device).type,AMPMode(self.amp_mode)==AMPMode.FP16
         self.autocast = autocast(device, dtype=torch.float16 if half else torch.bfloat16)
         self.learn.scaler,self.scales = GradScaler(device, **{**self.kwargs, 'enabled': half}),L()
 
@@ -119,7 +121,7 @@ def pick_precision(
     "What `precision` comes to on `device`"
     check_choice('precision', precision, ('auto','fp32','bf16','fp16'))
     if precision!='auto': return precision
-    return 'bf16' if has_fast_bf16(torch.device(ifnone(device, default_device()))) else 'fp32'
+    return 'bf16' if has_fast_bf16(_device(device)) else 'fp32'
 
 def set_precision(
     learn:Learner, # Gets callbacks for precision and memory format
@@ -127,7 +129,7 @@ def set_precision(
     channels_last:bool=True # Whether the network's weights have their channels last
 )->str: # What was chosen, in words
     "Choose precision and memory format for the learner's device"
-    device = torch.device(ifnone(learn.dls.device, default_device()))
+    device = _device(learn.dls.device)
     precision = pick_precision(precision, device)
     learn.remove_cbs([MixedPrecision, ChannelsLast])
     if channels_last: learn.add_cb(ChannelsLast())
@@ -140,7 +142,7 @@ def compile_model(
     device # Where it will run; `None`: fastai's default device
 ):
     "Let `torch.compile` fuse the network, into CUDA graphs on a GPU"
-    cuda = torch.device(ifnone(device, default_device())).type=='cuda'
+    cuda = _device(device).type=='cuda'
     model.compile(**(dict(mode='reduce-overhead', dynamic=False) if cuda else {}))
 
 # %% ../nbs/04_training.ipynb #e1c7c3d7
