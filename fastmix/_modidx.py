@@ -129,6 +129,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'fastmix.data.SlotPipeline.__init__': ('data.html#slotpipeline.__init__', 'fastmix/data.py'),
                               'fastmix.data.SlotPipeline.decode': ('data.html#slotpipeline.decode', 'fastmix/data.py'),
                               'fastmix.data.SlotPipeline.joined': ('data.html#slotpipeline.joined', 'fastmix/data.py'),
+                              'fastmix.data.Transform._do_call': ('data.html#transform._do_call', 'fastmix/data.py'),
                               'fastmix.data._ToNormal': ('data.html#_tonormal', 'fastmix/data.py'),
                               'fastmix.data._ToNormal.__call__': ('data.html#_tonormal.__call__', 'fastmix/data.py'),
                               'fastmix.data._ToNormal.__init__': ('data.html#_tonormal.__init__', 'fastmix/data.py'),

@@ -37,6 +37,16 @@ def _fused(fs): # `fs`, with what `_ToNormal` does as one of them
     k = next((k for k in range(len(fs)-1) if type(fs[k]) is IntToFloatTensor and type(fs[k+1]) is Normalize), None)
     return fs if k is None else [*fs[:k], _ToNormal(*fs[k:k+2]), *fs[k+2:]]
 
+_transform = Transform._do_call
+
+@patch
+def _do_call(self:Transform, nm, *args, **kwargs):
+    "fastai's; where there is no method for a type it runs into an error that refers to itself, and so keeps the batch until garbage is collected"
+    x,f = args[0],getattr(self, nm)
+    seen = (self,*args) if isinstance(f, MethodType) else args
+    if isinstance(x, Tensor) and not any(m.signature.match(seen) for m in f.methods): return x
+    return _transform(self, nm, *args, **kwargs)
+
 class SlotPipeline(Pipeline):
     "Batch transforms that see the images of all slots as one batch of single images"
     def __init__(self, funcs=None, n=1, split_idx=None):

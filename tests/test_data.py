@@ -1,5 +1,5 @@
 "The multi-sample loaders and their in-memory form, on small files of their own"
-import pickle
+import gc, pickle
 import pytest
 from fastai.vision.all import *
 from fastmix.all import *
@@ -115,6 +115,20 @@ def test_in_memory_holds_bytes_and_little_more(path):
     dls = in_memory(make(path))
     n,size = (sum(len(o.dataset) for o in dls.loaders),dls.one_batch()[0][0].numel())
     assert n*size <= sum(t.untyped_storage().nbytes() for dl in dls.loaders for t in dl.data) <= 1.1*n*size
+
+@pytest.mark.parametrize('memory', [False,True])
+def test_a_used_batch_is_freed_at_once(path, memory):
+    dls = make(path, batch_tfms=[*aug_transforms(size=8), Normalize.from_stats(*imagenet_stats)])
+    batches = iter((in_memory(dls) if memory else dls).train)
+    alive = lambda: sum(type(o) is TensorImage for o in gc.get_objects())
+    next(batches)
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        for _ in range(3): next(batches)
+        assert alive()<=before
+    finally: gc.enable()
 
 def test_pickled_loaders_read_files_again(path):
     dls = in_memory(make(path))
