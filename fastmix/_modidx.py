@@ -137,6 +137,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'fastmix.data._check_datasets': ('data.html#_check_datasets', 'fastmix/data.py'),
                               'fastmix.data._check_labels': ('data.html#_check_labels', 'fastmix/data.py'),
                               'fastmix.data._cifar_files': ('data.html#_cifar_files', 'fastmix/data.py'),
+                              'fastmix.data._class': ('data.html#_class', 'fastmix/data.py'),
                               'fastmix.data._digits': ('data.html#_digits', 'fastmix/data.py'),
                               'fastmix.data._fused': ('data.html#_fused', 'fastmix/data.py'),
                               'fastmix.data._in_test': ('data.html#_in_test', 'fastmix/data.py'),
