@@ -1,4 +1,4 @@
-"""A training step of ResNet-56 in each memory format and precision, against float32 with its channels first
+"""A training step of ResNet-56 in each memory format and precision, and compiled, against float32 with its channels first
 
 Measured side by side in one process, one after the other in every round: medians of the ratios within a round, of the
 time on the wall and of processor time, which other work on the machine disturbs less.
@@ -8,20 +8,23 @@ import sys
 from time import perf_counter, process_time
 from fastai.vision.all import *
 from fastmix.all import *
+from fastmix.training import compile_model
 
 rounds,bs = int((sys.argv+['7'])[1]) if len(sys.argv)>1 else 7,int(sys.argv[2]) if len(sys.argv)>2 else 128
 device = default_device()
-ways = {(p,cl):f"{p}, channels {'last' if cl else 'first'}" for p in ('fp32','bf16') for cl in (False,True)}
+ways = {(p,cl,False):f"{p}, channels {'last' if cl else 'first'}" for p in ('fp32','bf16') for cl in (False,True)}
+ways['bf16',True,True] = 'bf16, channels last, compiled'
 
 class NoValidation(Callback):
     def before_validate(self): raise CancelValidException
 
-def learner(precision, channels_last, n=2):
+def learner(precision, channels_last, compiled, n=2):
     b = to_device((torch.randn(bs,3,32,32), torch.randint(10, (bs,))), device)
     dls = DataLoaders(DataLoader([b]*n, bs=None), DataLoader([b], bs=None), device=device)
     learn = Learner(dls, resnet56(), CrossEntropyLossFlat(), opt_func=nesterov_sgd, lr=.01, cbs=NoValidation())
     learn.remove_cbs([ProgressCallback, Recorder])
     set_precision(learn, precision, channels_last)
+    if compiled: compile_model(learn.model, device)
     return learn
 
 def timed(learn): # wall and processor
@@ -36,4 +39,4 @@ ts = np.array([[timed(l) for l in ls] for _ in range(rounds+1)])[1:] # [round, w
 ratio = np.median(ts[:,:1]/ts, 0)
 print(f'{device}, {torch.get_num_threads()} threads, ResNet-56, batch {bs}, median of {rounds} rounds')
 for nm,t,(w,p) in zip(ways.values(), np.median(ts, 0), ratio):
-    print(f'{nm:22} {2*bs/t[0]:6.0f} images/s; {w:.2f} times as fast as the first on the wall, {p:.2f} times in processor time')
+    print(f'{nm:30} {2*bs/t[0]:6.0f} images/s; {w:.2f} times as fast as the first on the wall, {p:.2f} times in processor time')
