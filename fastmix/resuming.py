@@ -170,6 +170,9 @@ def load_train_state(
     _set_rng_state(own['random'])
 
 # %% ../nbs/04b_resuming.ipynb #2d43ce91
+try: import fcntl
+except ImportError: fcntl = None # on Windows, where two runs with one folder are not kept apart
+
 def load_checkpoint(
     path # File of a `Checkpoint`
 )->dict:
@@ -189,7 +192,7 @@ class Checkpoint(Callback):
         folder, # Where the checkpoints of the run are; made if need be
         resume:bool=False, # Whether to go on from the last epoch there; if there is none, from the beginning
         settings:dict=None # What must be the same when the run is resumed, besides what the learner shows
-    ): self.folder,self.resume,self.settings,self.last = Path(folder),resume,settings or {},None
+    ): self.folder,self.resume,self.settings,self.last,self.held = Path(folder),resume,settings or {},None,None
 
     def files(self): return sorted(self.folder.glob('checkpoint-*.pt'), reverse=True) # the newest first
 
@@ -207,23 +210,37 @@ class Checkpoint(Callback):
         self.run = not hasattr(self.learn, 'lr_finder')
         if not self.run: return 0
         self.started = self.about()
+        on_rank0(self._lock)
         found = on_rank0(self._find)
         if found is None: return 0
         self.last,d = found
         load_train_state(self.learn, d['state'])
         return d['state']['epoch']+1
 
-    def _find(self):
+    def _lock(self): # it ends with the process, however that ends
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not fcntl: return
+        self.held = os.open(self.folder, os.O_RDONLY)
+        try: fcntl.flock(self.held, fcntl.LOCK_EX|fcntl.LOCK_NB)
+        except BlockingIOError: raise ValueError(f'folder={str(self.folder)!r}: expected a folder that no other run is busy with') from None
+
+    def end(self):
+        "Leave the folder to others"
+        if self.held is not None: os.close(self.held)
+        self.held = None
+
+    def _find(self):
         if not self.files(): return None
         if not self.resume: raise ValueError(f'folder={str(self.folder)!r}: expected a folder without checkpoints, or resume=True')
+        bad = []
         for p in self.files():
             try: d = load_checkpoint(p)
-            except ValueError as e: print(f'{e}; the one before it is used', flush=True)
+            except ValueError as e: bad.append(str(e))
             else:
                 check_same(p, self.started, d['started'])
+                if bad: print(*bad, f'{p.name} is used', sep='; ', flush=True)
                 return p,d
-        raise ValueError(f'{self.folder} holds no whole checkpoint')
+        raise ValueError(f"{self.folder} holds no whole checkpoint: {'; '.join(bad)}")
 
     def before_epoch(self): self.trained = False
     def after_train(self): self.trained = True
@@ -242,7 +259,11 @@ class Checkpoint(Callback):
 @patch
 def _do_fit(self:Learner):
     "fastai's loop over the epochs, from the one that a `Checkpoint` calls for"
-    first = max([cb.begin() for cb in self.cbs.filter(risinstance(Checkpoint))], default=0)
-    for epoch in range(first, self.n_epoch):
-        self.epoch = epoch
-        self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+    kept = self.cbs.filter(risinstance(Checkpoint))
+    try:
+        first = max([cb.begin() for cb in kept], default=0)
+        for epoch in range(first, self.n_epoch):
+            self.epoch = epoch
+            self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+    finally:
+        for cb in kept: cb.end()

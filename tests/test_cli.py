@@ -1,5 +1,5 @@
 "The command line, called in this process: what it refuses, what it leaves, how it ends"
-import json, signal, subprocess, sys
+import json, os, signal, subprocess, sys
 import pytest
 from fastai.vision.all import Image, Path, PILImage, load_learner, noop, pd, torch # not `*`: it has names that pytest takes for tests
 from fastmix import cli
@@ -113,6 +113,18 @@ def test_interrupt_and_resume(monkeypatch, capsys):
     assert before=={p:p.read_bytes() for p in Path('out').iterdir()} # nothing was touched
     assert status('--resume','--out','out')==0
     assert json.loads(Path('out/run.json').read_text())['state']=='finished' and len(pd.read_csv('out/metrics.csv'))==3
+
+def test_two_runs_with_one_folder(monkeypatch, no_pictures, capsys):
+    others = []
+    after_epoch = RunLog.after_epoch
+    def other(self):
+        after_epoch(self)
+        if not others: others.append(subprocess.run([sys.executable, '-W', 'ignore', '-m', 'fastmix', *map(str, tiny), '--out', 'out', '--resume'],
+                                                    capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}))
+    monkeypatch.setattr(RunLog, 'after_epoch', other)
+    assert status(*tiny, '--out', 'out')==0
+    assert others[0].returncode==2 and 'expected a folder that no other run is busy with' in others[0].stderr
+    assert json.loads(Path('out/run.json').read_text())['state']=='finished' and len(pd.read_csv('out/metrics.csv'))==2
 
 def test_loss_that_is_not_finite(no_pictures, capsys):
     assert status(*tiny, '--lr', '1e30', '--out', 'out')==1

@@ -150,7 +150,7 @@ def test_spoiled(broken_off, spoil):
 def test_the_one_before(tmp_path, broken_off, capsys):
     cut(broken_off/'checkpoint-00002.pt')
     learn = run(broken_off, resume=True)
-    assert "checkpoint-00002.pt is no whole checkpoint" in (out := capsys.readouterr().out) and 'the one before it is used' in out
+    assert "checkpoint-00002.pt is no whole checkpoint" in (out := capsys.readouterr().out) and 'checkpoint-00001.pt is used' in out
     assert same(run(tmp_path/'a'), learn)
 
 def test_all_spoiled(broken_off):
