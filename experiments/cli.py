@@ -8,12 +8,13 @@ def do(
     s:dict, # Settings of a run
     key:str, # From `runs.key`
     scale:str,
-    folder:Path # Of the results
+    folder:Path, # Of the results
+    compile:bool=False # Whether `torch.compile` makes it faster
 ):
     "Do one run and write it down"
     from . import train
     work = folder/'unfinished'/key
-    try: res = train.speed(s) if s.get('kind')=='speed' else train.train(s, work)
+    try: res = train.speed(s) if s.get('kind')=='speed' else train.train(s, work, compile)
     except FloatingPointError as e: # it diverged, which is a result too
         res = dict(figures={}, curves={}, seconds={}, failed=str(e))
     d = dict(key=key, scale=scale, settings=s, seed=s.get('seed'), **res, **train.about())
@@ -24,7 +25,8 @@ def do(
 def work(
     claim:str, # One of `runs.claims`, or 'all'
     scale:str, # One of `runs.scales`
-    folder:Path # Of the results
+    folder:Path, # Of the results
+    compile:bool=False # Whether `torch.compile` makes the runs faster
 )->int: # Number of runs that another process is busy with
     "Do every run of the claim that is not there and that nobody else is doing"
     file,busy = folder/f'{scale}.jsonl',set()
@@ -39,7 +41,7 @@ def work(
             elif free not in results.read(file):
                 start,s = time.time(),all_runs[free]
                 print(f'{len(all_runs)-len(todo)} of {len(all_runs)} runs done; now {free}:', s, flush=True)
-                do(s, free, scale, folder)
+                do(s, free, scale, folder, compile)
                 print(f'{free}: {time.time()-start:.0f} s', flush=True)
     if not todo: print(f'{len(all_runs)} of {len(all_runs)} runs done: {file}', flush=True)
     else: print(f'{len(todo)} runs are with another process', flush=True)
@@ -48,7 +50,7 @@ def work(
 def several(n, args):
     "The same command in `n` processes at once"
     env = {**os.environ, 'OMP_NUM_THREADS': str(max(1, os.cpu_count()//n)), 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
-    cmd = [sys.executable, '-m', __package__, args.claim, '--scale', args.scale, '--results', str(args.results)]
+    cmd = [sys.executable, '-m', __package__, args.claim, '--scale', args.scale, '--results', str(args.results), *['--compile']*args.compile]
     ps = [subprocess.Popen(cmd, env=env) for _ in range(n)]
     return max(p.wait() for p in ps)
 
@@ -65,6 +67,7 @@ def main(
     p.add_argument('--scale', choices=list(runs.scales), default='smoke',
                    help='smoke: digits, seconds; cpu: CIFAR-10, hours; paper: the full training, for a GPU')
     p.add_argument('--jobs', type=int, default=1, help='processes at once, for a GPU that one run does not fill')
+    p.add_argument('--compile', action='store_true', help='let torch.compile make the networks faster, which pays where runs are long')
     p.add_argument('--results', type=Path, default=results.default_folder, help='folder of the JSON lines')
     args = p.parse_args(argv)
     if args.jobs<1: p.error(f'jobs={args.jobs}: expected at least 1')
@@ -74,5 +77,5 @@ def main(
             return report.write(args.results)
         args.results.mkdir(parents=True, exist_ok=True)
         if args.jobs>1: sys.exit(several(args.jobs, args))
-        work(args.claim, args.scale, args.results)
+        work(args.claim, args.scale, args.results, args.compile)
     except KeyboardInterrupt: p.exit(130, 'fastmix-paper: interrupted; the same command goes on\n')

@@ -86,10 +86,10 @@ def mixing(s):
     if m=='erm': return None
     return dict(mixup=Mixup, mixup_x=MixupX, mixup_l=MixupL)[m](r, mix_valid=True, **kw)
 
-def learner(s, dls):
+def learner(s, dls, compile=False):
     mix,n = mixing(s),s.get('n_samples') or 1
     opt = nesterov_sgd if s.get('wd') is None else partial(nesterov_sgd, weight_decay=s['wd'])
-    kw = dict(arch=partial(cifar_resnet, s['depth']), lr=s['lr'], precision=s['precision'], opt_func=opt)
+    kw = dict(arch=partial(cifar_resnet, s['depth']), lr=s['lr'], precision=s['precision'], compile=compile, opt_func=opt)
     if mix is None: return mixup_learner(dls, **kw)
     one = [First(0), Top2(), Top2All(), Both()]
     if n==1: return mixup_learner(dls, mix, metrics=one, **kw)
@@ -139,14 +139,15 @@ def single(
 
 def train(
     s:dict, # Settings, from `runs`
-    folder # Where checkpoints of this run are kept meanwhile
-)->dict: # `figures`, `curves`, `seconds`, and the `precision` that 'auto' came to
+    folder, # Where checkpoints of this run are kept meanwhile
+    compile:bool=False # Whether `torch.compile` makes it faster
+)->dict: # `figures`, `curves`, `seconds`, the `precision` that 'auto' came to, and `compile`
     "Train, evaluate, fine-tune, evaluate"
     start,n,figures = time.time(),s.get('n_samples') or 1,{}
     add = lambda prefix,d: figures.update({prefix+k: plain(v) for k,v in d.items()})
     for k in (1,n): images(s['data'], k) # before the seed is set: what is built only once draws random numbers
     set_seed(s['seed'], reproducible=True)
-    learn = learner(s, loaders(s, n, s.get('n_curve')))
+    learn = learner(s, loaders(s, n, s.get('n_curve')), compile)
     curves = dict(train=fit(learn, learn.fit, s['epochs'], checkpoints(folder/'train', s)))
     trained = time.time()
     add('', {k:v[-1] for k,v in curves['train'].items() if k.startswith('train_')})
@@ -158,7 +159,7 @@ def train(
     add('single_', single(learn, ones, scale))
     seconds = dict(train=trained-start)
     if s.get('ft_epochs'):
-        tuned = learn.to_single(precision=s['precision'], opt_func=learn.opt_func)
+        tuned = learn.to_single(precision=s['precision'], compile=compile, opt_func=learn.opt_func)
         set_seed(s['seed']+1000, reproducible=True)
         tuned.dls = loaders(s, 1, s.get('n_curve'))
         t = time.time()
@@ -169,7 +170,7 @@ def train(
     seconds['all'] = time.time()-start
     half = getattr(learn, 'mixed_precision', None)
     precision = 'fp32' if half is None else getattr(half.amp_mode, 'value', half.amp_mode)
-    return dict(figures=figures, curves=curves, seconds={k:round(v, 1) for k,v in seconds.items()}, precision=precision)
+    return dict(figures=figures, curves=curves, seconds={k:round(v, 1) for k,v in seconds.items()}, precision=precision, compile=compile)
 
 def speed(
     s:dict, # Settings: `ns`, `depth`, `data`

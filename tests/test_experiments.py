@@ -34,6 +34,13 @@ def test_a_line_tells_all(smoke):
     wrong = results.read(smoke/'smoke.jsonl')[runs.key(runs.heads('smoke', 0, tune=False, random_label=1))]
     assert 'tuned_acc' not in wrong['figures']
 
+def test_compile_reaches_both_trainings(smoke, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr('fastmix.learner.compile_model', lambda m, device: compiled.append(m.n_samples))
+    s = runs.heads('smoke', 0)
+    d = train.train(s, tmp_path, compile=True)
+    assert compiled==[2,1] and d['compile'] and d['figures']==results.read(smoke/'smoke.jsonl')[runs.key(s)]['figures']
+
 def test_nothing_runs_twice(smoke, monkeypatch):
     before = (smoke/'smoke.jsonl').read_bytes()
     monkeypatch.setattr(cli, 'do', lambda *a: pytest.fail('ran again'))
@@ -64,7 +71,7 @@ def test_an_interrupted_run_goes_on(smoke, tmp_path, monkeypatch, phase, epoch):
     new,old = train.train(s, tmp_path),results.read(smoke/'smoke.jsonl')[runs.key(s)]
     assert new['figures']==old['figures'] and new['curves']==old['curves']
 
-def fake(s, key, scale, folder):
+def fake(s, key, scale, folder, *_):
     time.sleep(.02)
     results.append(folder/f'{scale}.jsonl', dict(key=key, settings=s, by=os.getpid(), figures={}))
 
@@ -85,7 +92,7 @@ def test_what_another_process_does_is_left_to_it(tmp_path, monkeypatch):
     assert first not in results.read(tmp_path/'cpu.jsonl') and cli.work('fig4', 'cpu', tmp_path)==0
 
 def test_a_killed_run_is_taken_over(tmp_path, monkeypatch):
-    def hang(s, key, scale, folder):
+    def hang(s, key, scale, folder, *_):
         (folder/'started').touch()
         time.sleep(60)
     monkeypatch.setattr(cli, 'do', hang)
