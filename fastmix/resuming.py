@@ -217,16 +217,20 @@ class Checkpoint(Callback):
         load_train_state(self.learn, d['state'])
         return d['state']['epoch']+1
 
-    def _lock(self): # it ends with the process, however that ends
+    def _lock(self): # ends with the process, however that ends; the loaders' processes do not inherit it
         self.folder.mkdir(parents=True, exist_ok=True)
         if not fcntl: return
-        self.held = os.open(self.folder, os.O_RDONLY)
-        try: fcntl.flock(self.held, fcntl.LOCK_EX|fcntl.LOCK_NB)
-        except BlockingIOError: raise ValueError(f'folder={str(self.folder)!r}: expected a folder that no other run is busy with') from None
+        f = (self.folder/'.lock.tmp').open('a')
+        try: fcntl.lockf(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise ValueError(f'folder={str(self.folder)!r}: expected a folder that no other process is busy with') from None
+        self.held = f
 
     def end(self):
         "Leave the folder to others"
-        if self.held is not None: os.close(self.held)
+        if not self.held: return
+        Path(self.held.name).unlink(missing_ok=True)
+        self.held.close()
         self.held = None
 
     def _find(self):

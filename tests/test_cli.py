@@ -123,7 +123,7 @@ def test_two_runs_with_one_folder(monkeypatch, no_pictures, capsys):
                                                     capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}))
     monkeypatch.setattr(RunLog, 'after_epoch', other)
     assert status(*tiny, '--out', 'out')==0
-    assert others[0].returncode==2 and 'expected a folder that no other run is busy with' in others[0].stderr
+    assert others[0].returncode==2 and 'expected a folder that no other process is busy with' in others[0].stderr
     assert json.loads(Path('out/run.json').read_text())['state']=='finished' and len(pd.read_csv('out/metrics.csv'))==2
 
 def test_loss_that_is_not_finite(no_pictures, capsys):
