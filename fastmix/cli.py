@@ -96,7 +96,7 @@ def make_dls(
     valid = next((nm for nm in ('valid','test','val') if (path/nm).is_dir()), None)
     split = dict(train='train', valid=valid) if valid and (path/'train').is_dir() else dict(valid_pct=.2, seed=s['seed'])
     tfms = [PadCrop(s['size']//8), Normalize.from_stats(*imagenet_stats)]
-    return MultiSampleDataLoaders.from_folder(path, item_tfms=Resize(s['size']), batch_tfms=tfms, **split, **kw)
+    return MultiSampleDataLoaders.from_folder(path, item_tfms=Resize(s['size']), batch_tfms=tfms, skip_bad=s['skip_bad'], **split, **kw)
 
 def make_learner(
     s:dict, # Checked settings
@@ -199,6 +199,7 @@ def train(
     lr:float=.1, # Learning rate at the start; it falls to a tenth after 40%, 60% and 80% of the epochs
     n_samples:int=2, # How many samples are mixed
     size:int=None, # Pixels that images are resized to, high and wide. Default: 16 for digits, 64 for a folder
+    skip_bad:bool=False, # Leave out images of a folder that cannot be read, and say how many
     seed:int=0, # Seed of everything random
     precision:str='auto', # 'fp32', 'bf16', 'fp16', or 'auto': what the device is fast at
     compile:bool=False, # Let torch.compile make the network faster, with CUDA graphs on a GPU

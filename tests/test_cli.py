@@ -89,6 +89,13 @@ def test_own_folder(no_pictures):
     assert status('--data', images(Path('mine'), 'a', 'b', n=12), '--epochs', 1, '--bs', 4, '--size', 8, '--out', 'out')==0
     assert len(load_learner('out/model.pkl').dls.vocab)==2
 
+def test_bad_image(no_pictures, capsys):
+    (images(Path('mine'), 'a', 'b', n=12)/'a'/'x.png').write_text('no image')
+    args = '--data','mine','--epochs',1,'--bs',4,'--size',8,'--out','out'
+    said = refused(capsys, *args)
+    assert 'mine/a/x.png: expected an image' in said and 'skip_bad=True' in said
+    assert status(*args, '--skip-bad')==0 and 'left out 1 of 25 images' in capsys.readouterr().out
+
 def ctrl_c(monkeypatch, epoch):
     "Press Ctrl-C after `epoch` epochs"
     old = RunLog.after_epoch
