@@ -167,6 +167,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'fastmix.distributed.RankDL.__len__': ('distributed.html#rankdl.__len__', 'fastmix/distributed.py'),
                                      'fastmix.distributed.RankDL._broadcast': ( 'distributed.html#rankdl._broadcast',
                                                                                 'fastmix/distributed.py'),
+                                     'fastmix.distributed.RankDL._cut': ('distributed.html#rankdl._cut', 'fastmix/distributed.py'),
                                      'fastmix.distributed.RankDL._detach': ('distributed.html#rankdl._detach', 'fastmix/distributed.py'),
                                      'fastmix.distributed.RankDL._gather': ('distributed.html#rankdl._gather', 'fastmix/distributed.py'),
                                      'fastmix.distributed.RankDL._own_n': ('distributed.html#rankdl._own_n', 'fastmix/distributed.py'),

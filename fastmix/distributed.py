@@ -54,10 +54,14 @@ class RankDL(DistributedDL):
         self.n,self.at = len(idxs),0
         return share(idxs, self.bs, self.rank, self.world_size, self.drop_last)
 
-    def _sizes(self, real): # of this step's batch, in each process
-        left = min(self.n-self.at*self.world_size*self.bs, self.world_size*self.bs)
+    def _cut(self, left): # a step's `left` samples, among the processes
         k = math.ceil(left/self.world_size)
-        return [min(k, max(left-r*k, 0)) if real else k for r in range(self.world_size)]
+        return [min(k, max(left-r*k, 0)) for r in range(self.world_size)]
+
+    def _sizes(self, real): # of this step's batch, in each process
+        step = self.world_size*self.bs
+        own = self._cut(min(self.n-self.at*step, step))
+        return own if real else [own[0]]*len(own)
 
     def after_batch(self, b):
         self.sizes = self._sizes(real=not torch.is_grad_enabled()) # fastai validates without gradients
@@ -84,10 +88,8 @@ class RankDL(DistributedDL):
         return mean*(sum(sizes)*self._own_n())/(own*self.n)
 
     def _own_n(self): # how many samples this process's metrics count in all
-        step = self.world_size*self.bs
-        left = self.n%step
-        k = math.ceil(left/self.world_size)
-        return self.n//step*self.bs + (max(1, min(k, left-self.rank*k)) if left else 0)
+        steps,left = divmod(self.n, self.world_size*self.bs)
+        return steps*self.bs + (max(1, self._cut(left)[self.rank]) if left else 0)
 
 # %% ../nbs/08_distributed.ipynb #e89a5366
 def weights_sum(
