@@ -118,12 +118,16 @@ def plot_curves(
 ):
     "Draw losses and accuracies over the epochs, and the ceiling of the latter"
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogFormatter, MaxNLocator, StrMethodFormatter
     fig,(a,b) = plt.subplots(1, 2, figsize=(10,3.6))
     for c in log.columns.drop(['epoch','time'], errors='ignore'): (a if 'loss' in c else b).plot(log.epoch+1, log[c], label=c, marker='.')
     a.set(xlabel='epoch', ylabel='loss', yscale='log')
     b.axhline(ceiling, color='gray', ls='--', lw=1, label=f'ceiling {ceiling:g}')
     b.set(xlabel='epoch', ylabel='accuracy on held-out images', ylim=(0,1.03))
+    a.yaxis.set_major_formatter(StrMethodFormatter('{x:g}')) # 0.1, not a power of ten
+    a.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1,.4))) # matplotlib's own choice for when to label these
     for ax in (a,b):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=.3)
         ax.legend()
     fig.tight_layout()
