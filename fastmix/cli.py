@@ -7,7 +7,7 @@ __all__ = ['presets', 'methods', 'archs', 'passing', 'check_settings', 'run_sett
            'make_learner', 'plot_curves', 'plot_pairs', 'save_run', 'train', 'main']
 
 # %% ../nbs/09_cli.ipynb #a5e5cb09
-import argparse, contextlib, inspect, json, os, sys, warnings
+import argparse, contextlib, inspect, itertools, json, os, sys, warnings
 from importlib.util import find_spec
 from pathlib import Path
 from fastcore.script import anno_parser
@@ -33,7 +33,7 @@ def check_settings(
     s = {**s, **{k:v for k,v in preset.items() if s[k] is None}, 'kind': kind, 'processes': world}
     check_choice('arch', s['arch'], archs)
     for k in ('epochs','bs','size','n_samples'): check_int(k, s[k], 1)
-    check_int('seed', s['seed'], 0)
+    check_int('seed', s['seed'], 0, 2**32-1)
     check_number('lr', s['lr'], 1e-12)
     check_choice('precision', s['precision'], ('auto','fp32','bf16','fp16'))
     for k in ('tensorboard','wandb'):
@@ -53,7 +53,7 @@ def saved_settings(
     out # Run folder
 )->dict: # Empty where no run has begun
     "What the run in `out` was started with"
-    try: return json.loads((Path(out)/'run.json').read_text())['settings']
+    try: return dict(json.loads((Path(out)/'run.json').read_text())['settings'])
     except (FileNotFoundError, NotADirectoryError): return {}
     except (OSError, ValueError, KeyError, TypeError) as e: raise ValueError(f'out={str(out)!r}: its run.json cannot be read, {e}')
 
@@ -66,18 +66,22 @@ def _check_out(s):
         if out.exists() and (not out.is_dir() or any(o.suffix!='.tmp' for o in out.iterdir())):
             raise ValueError(f"out={s['out']!r}: expected {'the folder of a run' if s['resume'] else 'a new or an empty folder'}")
         return
+    if s['precision']=='auto': s['precision'] = old.get('precision')
     check_same(f"out={s['out']!r}", run_settings(s), old)
 
 def run_folder(
     s:dict # Checked settings
 )->Path: # A new folder
     "Make `out`, or the first free `runs/DATA-METHOD-NUMBER`"
-    if s['out']: path = Path(s['out'])
-    else:
-        stem = f"{Path(s['data']).resolve().name if s['kind']=='folder' else s['data']}-{s['method']}"
-        path = next(p for i in range(1, 10**6) if not (p:=Path('runs')/f'{stem}-{i}').exists())
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+    if s['out'] is not None:
+        path = Path(s['out'])
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+    stem = f"{Path(s['data']).resolve().name if s['kind']=='folder' else s['data']}-{s['method']}"
+    for i in itertools.count(1):
+        with contextlib.suppress(FileExistsError):
+            (path := Path('runs')/f'{stem}-{i}').mkdir(parents=True)
+            return path
 
 # %% ../nbs/09_cli.ipynb #6ddf23d9
 def make_dls(
@@ -153,7 +157,10 @@ def save_run(
     "Draw the pictures of a finished run, and save its model"
     plot_pairs(learn, learn.path/'pairs.png')
     learn.save_weights('model', **run_settings(s))
-    learn.export('model.pkl')
+    try: learn.export('model.pkl')
+    except RuntimeError as e: # what PyTorch says of a full disk
+        (learn.path/'model.pkl').unlink(missing_ok=True)
+        raise OSError(f"{learn.path/'model.pkl'} could not be written; --resume tries again") from e
 
 # %% ../nbs/09_cli.ipynb #4af57df6
 def _rank(): return int(os.environ.get('RANK', 0)) # without loading anything heavy
@@ -183,7 +190,7 @@ def _broke_off(learn, s, log, e):
     with contextlib.suppress(OSError): # of a full disk, which may be why
         log.save('interrupted' if isinstance(e, KeyboardInterrupt) else 'failed', error=_line(e))
         _curves(learn, s, log)
-    print(f"\n{log.state} after {log.epochs_done} of {s['epochs']} epochs; see {learn.path}", file=sys.stderr)
+    if not _rank(): print(f"\n{log.state} after {log.epochs_done} of {s['epochs']} epochs; see {learn.path}", file=sys.stderr)
 
 def _curves(learn, s, log):
     import pandas as pd
@@ -221,7 +228,8 @@ def train(
     from fastmix.resuming import RunLog, on_rank0
     from fastmix.training import pick_precision
     join_processes()
-    s['precision'] = on_rank0(lambda: pick_precision(precision)) # now, so that a resumed run has the same
+    if resume and not saved_settings(out): print(f'out={out!r} holds no run to go on with: a new one begins')
+    s['precision'] = on_rank0(lambda: pick_precision(s['precision'])) # now, so that a resumed run has the same
     set_seed(seed)
     learn,rank = make_learner(s, make_dls(s)),rank_distrib()
     learn.path = on_rank0(lambda: run_folder(s))
@@ -249,8 +257,8 @@ def _parse(argv):
     old = saved_settings(given['out'])
     return {**{k:v for k,v in old.items() if k in inspect.signature(train).parameters}, **given}
 
-def _leave(status, msg): # of several processes the first one speaks for all
-    if not _rank(): print(f'fastmix-train: {msg}', file=sys.stderr)
+def _leave(status, msg): # of several processes on a machine the first one speaks for all
+    if not int(os.environ.get('LOCAL_RANK', _rank())): print(f'fastmix-train: {msg}', file=sys.stderr)
     sys.exit(status)
 
 def main(

@@ -35,7 +35,7 @@ class RankDL(DistributedDL):
     def new(self, *args, **kwargs): return self.dl.new(*args, **kwargs)
 
     def __len__(self):
-        n,step = self.dl.n,self.bs*self.world_size
+        n,step = getattr(self.dl, 'partial_n', None) or self.dl.n,self.bs*self.world_size
         return n//step if self.drop_last else math.ceil(n/step)
 
     def _broadcast(self, t, rank):
@@ -61,7 +61,7 @@ class RankDL(DistributedDL):
     def _sizes(self, real): # of this step's batch, in each process
         step = self.world_size*self.bs
         own = self._cut(min(self.n-self.at*step, step))
-        return own if real else [own[0]]*len(own)
+        return own if real else [own[0]]*self.world_size
 
     def after_batch(self, b):
         self.sizes = self._sizes(real=not torch.is_grad_enabled()) # fastai validates without gradients
@@ -118,8 +118,11 @@ def to_distributed(self:Learner,
     "Let the learner train together with the other processes"
     cpu = kwargs.setdefault('cpu', not torch.cuda.is_available())
     if sync_bn and cpu: raise ValueError('sync_bn=True: expected GPUs, PyTorch has it for them alone')
+    kwargs.setdefault('mixed_precision', 'no') # whatever the launcher says: the learner chooses its precision
     self.add_cb(RankTrainer(sync_bn, **kwargs))
-    w,bs,rank = num_distrib(),self.dls.train.bs,rank_distrib()
+    train = self.distributed_trainer._wrap_dl(self.dls.train)
+    w,bs,rank = num_distrib(),train.bs,rank_distrib()
+    if not len(train): raise ValueError(f'bs={bs}: expected at most {train.dl.n//w}, the training samples for each of {w} processes')
     if rank:
         set_seed(torch.initial_seed()%2**32 + rank)
         self.remove_cb(ProgressCallback)
@@ -136,7 +139,8 @@ def distrib_ctx(self:Learner,
     "Train with all processes that `torchrun` or `accelerate launch` started; without them, as ever"
     try: yield self.to_distributed(sync_bn, **kwargs) if num_distrib()>1 else self
     finally:
-        self.model,self.dls.loaders = get_model(self.model),[getattr(dl, 'dl', dl) for dl in self.dls.loaders] # after an interrupt, too
+        self.model = get_model(self.model) # after an interrupt, too
+        self.dls.loaders = [dl.dl if isinstance(dl, DistributedDL) else dl for dl in self.dls.loaders]
         self.detach_distributed()
 
 # %% ../nbs/08_distributed.ipynb #016754f5

@@ -11,6 +11,8 @@ from enum import Enum
 from zipfile import ZipFile
 from accelerate.utils import broadcast_object_list, gather_object
 from fastai.basics import *
+from fastai.callback.schedule import ParamScheduler
+from fastai.distributed import DistributedDL
 from torch.distributions import Distribution
 from .checks import *
 from .core import Fixed
@@ -134,8 +136,11 @@ def _set_rng_state(d):
     torch.set_rng_state(d['torch'])
     for o in d['cuda']: torch.cuda.set_rng_state(o)
 
+def _loaders(learn): return [dl.dl if isinstance(dl, DistributedDL) else dl for dl in learn.dls.loaders]
+def _rngs(learn): return [dl.rng for dl in _loaders(learn) if hasattr(dl, 'rng')] # PyTorch's own loaders have none
+
 def _own_state(learn): # what differs between processes
-    return dict(random=_rng_state(), loaders=[getattr(dl, 'dl', dl).rng.getstate() for dl in learn.dls.loaders],
+    return dict(random=_rng_state(), loaders=[r.getstate() for r in _rngs(learn)],
                 callbacks=[_memory(cb) for cb in _kept(learn)])
 
 def train_state(
@@ -166,7 +171,7 @@ def load_train_state(
     own = d['processes'][rank_distrib()]
     for cb,memory in zip(_kept(learn), own['callbacks']): vars(cb).update(memory)
     for p,g in zip(learn.model.parameters(), d['grads']): p.grad = None if g is None else g.to(p)
-    for dl,s in zip(learn.dls.loaders, own['loaders']): getattr(dl, 'dl', dl).rng.setstate(s)
+    for r,s in zip(_rngs(learn), own['loaders']): r.setstate(s)
     _set_rng_state(own['random'])
 
 # %% ../nbs/04b_resuming.ipynb #2d43ce91
@@ -178,7 +183,8 @@ def load_checkpoint(
 )->dict:
     "Read a checkpoint, without running any code of it; a `ValueError` names a file that is none"
     try:
-        if ZipFile(path).testzip(): raise ValueError('a checksum does not fit')
+        with ZipFile(path) as z:
+            if z.testzip(): raise ValueError('a checksum does not fit')
         d = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e: raise ValueError(f'{path} is no whole checkpoint: {str(e).splitlines()[0]}') from e
     if not isinstance(d, dict) or d.get('format')!='fastmix 1': raise ValueError(f'{path} is not a checkpoint of fastmix')
@@ -187,22 +193,27 @@ def load_checkpoint(
 class Checkpoint(Callback):
     "After every epoch write down all that the training needs to go on. For one `fit`, as its `cbs`"
     order,name = 100,'checkpoint' # after everything that has something to remember
+    _stateattrs,held,trained = ('held',),None,False # what is not exported with a learner; first values
     watchers = 'progress','distributed_trainer','tensor_board','slots_tensor_board','wandb','csv_logger','show_graph' # may come and go
     def __init__(self,
         folder, # Where the checkpoints of the run are; made if need be
         resume:bool=False, # Whether to go on from the last epoch there; if there is none, from the beginning
         settings:dict=None # What must be the same when the run is resumed, besides what the learner shows
-    ): self.folder,self.resume,self.settings,self.last,self.held = Path(folder),resume,settings or {},None,None
+    ): self.folder,self.resume,self.settings,self.last = Path(folder),resume,settings or {},None
 
-    def files(self): return sorted(self.folder.glob('checkpoint-*.pt'), reverse=True) # the newest first
+    def files(self): return sorted(self.folder.glob(f"checkpoint-{'[0-9]'*5}.pt"), reverse=True) # the newest first
 
     def about(self):
         "What the run was started with"
-        cbs,hs = _kept(self.learn),self.opt.hypers
-        own = dict(epochs=self.n_epoch, lr=[h['lr'] for h in hs], wd=[h.get('wd') for h in hs], bs=self.dls.train.bs,
+        cbs,hs,dls,loss = _kept(self.learn),self.opt.hypers,_loaders(self.learn),self.loss_func
+        own = dict(epochs=self.n_epoch, lr=[h['lr'] for h in hs], wd=[h.get('wd') for h in hs],
+                   bs=getattr(dls[0], 'bs', None) or dls[0].batch_size, samples=[len(dl.dataset) for dl in dls],
                    callbacks=[type(cb).__name__ for cb in cbs], metrics=list(self.recorder.metric_names), processes=max(1, num_distrib()),
-                   optimizer=_name(getattr(self.opt, 'opt', self.opt)), loss=_name(self.loss_func),
-                   parameters=sum(p.numel() for p in self.model.parameters()))
+                   optimizer=_name(getattr(self.opt, 'opt', self.opt)), loss=_name(getattr(loss, 'func', loss)),
+                   parameters=sum(p.numel() for p in self.model.parameters()),
+                   trained=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+                   schedules=[{k:[np.array(f(p)).tolist() for p in (0,.1,.5,1)] for k,f in cb.scheds.items()}
+                              for cb in cbs if type(cb) is ParamScheduler])
         return _plain({**own, **merge(*map(_given, cbs)), **self.settings})
 
     def begin(self)->int:
@@ -224,6 +235,7 @@ class Checkpoint(Callback):
         try: fcntl.lockf(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise ValueError(f'folder={str(self.folder)!r}: expected a folder that no other process is busy with') from None
+        except OSError: return # a file system without locks
         self.held = f
 
     def end(self):

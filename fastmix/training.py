@@ -41,11 +41,11 @@ class StepDecay(ParamScheduler):
         self.warmup = check_number('warmup', warmup, 0)
 
     def before_fit(self):
-        "Keep the rates that `fit` was given, and step aside for a scheduler that `fit_one_cycle` and its like bring"
+        "Keep the rates that `fit` was given, and step aside for a later scheduler of the rate, as `fit_one_cycle` and its like bring"
         super().before_fit()
         if self.opt is None: return # validation alone
         self.rates = np.array([h['lr'] for h in self.opt.hypers])
-        self.others = any(isinstance(cb, ParamScheduler) and cb is not self for cb in self.learn.cbs)
+        self.others = [cb for cb in self.learn.cbs if isinstance(cb, ParamScheduler) and 'lr' in cb.scheds][-1] is not self
 
     def _update_val(self, pct):
         if self.others: return
@@ -53,14 +53,14 @@ class StepDecay(ParamScheduler):
         self.opt.set_hyper('lr', self.rates*step_decay(self.epoch, self.n_epoch, self.at, self.factor)*min(warm, 1))
 
     def after_fit(self):
-        if self.opt is not None and not self.others: super().after_fit()
+        if self.opt is not None and not self.others and self.hps['lr']: super().after_fit() # not after `validate`
 
 # %% ../nbs/04_training.ipynb #19a50562
 def _device(d): return torch.device(ifnone(d, default_device()))
 
 class DevicePrecision(MixedPrecision):
     "fastai's `MixedPrecision` on whatever device the learner has"
-    name,_stateattrs = 'mixed_precision',('autocast','inside') # the name by which `to_fp32` and `load_learner` know it
+    name,_stateattrs,inside = 'mixed_precision',('autocast','inside'),False # the name by which `to_fp32` and `load_learner` know it
 
     def before_fit(self):
         device,half = _device(self.dls.device).type,AMPMode(self.amp_mode)==AMPMode.FP16
@@ -72,7 +72,7 @@ class DevicePrecision(MixedPrecision):
         self.inside = True
 
     def _leave(self):
-        if self.__dict__.get('inside'): self.autocast.__exit__(None, None, None)
+        if self.inside: self.autocast.__exit__(None, None, None)
         self.inside = False
 
     def after_loss(self): self._leave()
@@ -161,7 +161,7 @@ class LossWatch(Callback):
     ): self.every = check_int('every', every, 1)
 
     def before_fit(self):
-        old = self.recorder.smooth_loss
+        self.start,old = 0,self.recorder.smooth_loss
         if not isinstance(old, SmoothLoss): vars(self.recorder)['smooth_loss'] = SmoothLoss(old.beta) # of the recorder, not the learner
     def before_train(self): self.start = len(self.recorder.losses)
 
@@ -173,6 +173,8 @@ class LossWatch(Callback):
         if len(self.recorder.losses)==self.start: return
         self.recorder.losses[self.start:] = torch.stack(self.recorder.losses[self.start:]).cpu().unbind()
         self.look()
+
+    after_cancel_epoch = after_cancel_fit = after_train # of `lr_find`, for one
 
     def look(self):
         self.shown = self.recorder.losses[-1].cpu()

@@ -66,9 +66,15 @@ def spoiled(bs):
         with learn.no_logging(), learn.distrib_ctx(): learn.fit(1)
     except RuntimeError as e: return str(e)
 
+def too_large(bs):
+    learn = mixup_learner(loaders('ordinary', 30, 17), arch=network(1)) # 60 in all, of 45
+    try:
+        with learn.distrib_ctx(): pass
+    except ValueError as e: return str(e)
+
 def everything(bs):
     res = {f'{kind} {n}': train(kind, bs, n) for kind in ('pairs','memory','ordinary') for n in (23,17)}
-    if num_distrib(): res.update(draws=draws(bs), pairs=pairs(bs), spoiled=spoiled(bs))
+    if num_distrib(): res.update(draws=draws(bs), pairs=pairs(bs), spoiled=spoiled(bs), too_large=too_large(bs))
     return res
 
 if __name__=='__main__':

@@ -121,6 +121,11 @@ def test_interrupt_and_resume(monkeypatch, capsys):
     assert status('--resume','--out','out')==0
     assert json.loads(Path('out/run.json').read_text())['state']=='finished' and len(pd.read_csv('out/metrics.csv'))==3
 
+def test_resume_says_what_it_does(no_pictures, capsys):
+    args = *tiny,'--precision','auto','--out','out'
+    assert status(*args, '--resume')==0 and "out='out' holds no run to go on with: a new one begins" in capsys.readouterr().out
+    assert status(*args, '--resume')==0 and 'a new one' not in capsys.readouterr().out # the same command, though it says 'auto'
+
 def test_two_runs_with_one_folder(monkeypatch, no_pictures, capsys):
     others = []
     after_epoch = RunLog.after_epoch

@@ -53,11 +53,14 @@ def test_all_draw_the_same_pairs(ran): # of which each takes its share
 def test_weights_that_differ_are_noticed(ran):
     for r in ran[1]: assert 'the weights of the processes differ after epoch 0' in r['spoiled']
 
+def test_batches_that_are_too_large_for_all_together(ran):
+    for r in ran[1]: assert r['too_large']=='bs=30: expected at most 22, the training samples for each of 2 processes'
+
 def test_said_once(ran):
     "The first process alone speaks, and says both batch sizes"
     out = ran[2].splitlines()
     assert out.count('2 processes with 4 samples each, 8 in every step; batch norm of each on its own')==len(kinds)+3
-    assert len(out)==2*(len(kinds)+3)
+    assert len(out)==2*(len(kinds)+3)+1 # one learner was refused
 
 train = '--epochs 2 --bs 64 --size 8 --arch resnet20 --seed 1 --precision fp32'.split()
 

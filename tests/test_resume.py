@@ -1,9 +1,12 @@
 "Runs that were killed and resumed, against one that was left alone; checkpoints that are damaged, foreign or do not fit on the disk"
+from contextlib import suppress
 import json, os, random, resource, shutil, signal, subprocess, sys
 import pytest
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.callback.training import GradientAccumulation
-from fastai.basics import Adam, Callback, CategoryMap, Learner, Path, accuracy, nn, set_seed, torch
+from fastai.basics import (SGD, Adam, Callback, CategoryMap, CrossEntropyLossFlat, DataLoaders, L, LabelSmoothingCrossEntropyFlat, Learner, Path,
+                           accuracy, load_learner, nn, noop, params, set_seed, torch)
+import fastai.callback.schedule
 from fastai.callback.progress import ProgressCallback
 import numpy as np
 from fastmix.all import MixupC, Mixup, MixupX, MultiSample, StepDecay, digits_dls, mixup_c_learner, mixup_learner
@@ -179,6 +182,46 @@ def test_other_settings_of_a_callback(tmp_path, cb, other, said):
     fit([cb()])
     fit([cb()])
     with pytest.raises(ValueError, match='other settings.*'+said): fit([other()])
+
+@pytest.mark.parametrize('change,said', [
+    (lambda l: l.freeze(), r'trained='), (lambda l: l.dls.train.dataset.tls.map(lambda tl: setattr(tl, 'items', tl.items[:1400])), 'samples='),
+    (lambda l: setattr(l, 'loss_func', LabelSmoothingCrossEntropyFlat()), "loss='LabelSmoothing"), (lambda l: None, 'schedules=')])
+def test_other_trainings(tmp_path, change, said):
+    def fit(change, rate):
+        set_seed(0)
+        learn = Learner(digits_dls(1, bs=256, size=8), net(1), loss_func=CrossEntropyLossFlat(), splitter=lambda m: L(m.net[:2], m.net[2:]).map(params))
+        learn.remove_cb(ProgressCallback)
+        change(learn)
+        with learn.no_logging(): learn.fit_one_cycle(2, rate, cbs=Checkpoint(tmp_path, resume=True))
+    fit(noop, .01)
+    fit(noop, .01)
+    with pytest.raises(ValueError, match='other settings.*'+said): fit(change, .5 if said=='schedules=' else .01)
+
+def test_within_a_fit(tmp_path):
+    "A learner can be exported, and begin with a later epoch"
+    class Out(Callback):
+        def after_epoch(self): self.learn.export('model.pkl')
+    learn = learner(tmp_path)
+    learn.fit(3, start_epoch=1, cbs=[Checkpoint(tmp_path/'c'), Out()])
+    assert sorted(p.name for p in (tmp_path/'c').iterdir())==['checkpoint-00001.pt','checkpoint-00002.pt']
+    assert load_learner(tmp_path/'model.pkl').dls.vocab
+
+def test_a_copy_is_no_checkpoint_of_the_run(tmp_path, broken_off):
+    shutil.copy(broken_off/'checkpoint-00001.pt', broken_off/'checkpoint-best.pt')
+    assert same(run(tmp_path/'a'), run(broken_off, resume=True)) and (broken_off/'checkpoint-best.pt').exists()
+
+def test_loaders_of_pytorch(tmp_path):
+    def fit(n):
+        torch.manual_seed(0)
+        ds = torch.utils.data.TensorDataset(torch.randn(32, 3), torch.randint(2, (32,)))
+        dls = DataLoaders(*[torch.utils.data.DataLoader(ds, batch_size=8, shuffle=s) for s in (True,False)])
+        learn = Learner(dls, nn.Linear(3, 2), CrossEntropyLossFlat(), opt_func=SGD)
+        learn.remove_cb(ProgressCallback)
+        with learn.no_logging(), suppress(KeyboardInterrupt): learn.fit(3, .1, cbs=[Stop(n), Checkpoint(tmp_path, resume=True)])
+        return learn.recorder.values
+    fit(1)
+    assert len(fit(None))==3
+    with pytest.raises(ValueError, match='holds no whole'): [cut(p) for p in tmp_path.iterdir()], fit(None)
 
 def test_folder_in_use(broken_off):
     with pytest.raises(ValueError, match='expected a folder without checkpoints, or resume=True'): run(broken_off)

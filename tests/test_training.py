@@ -6,6 +6,7 @@ from fastai.basics import Callback, DataLoader, DataLoaders, Learner, load_learn
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 import fastai.callback.core, fastai.callback.schedule
+from fastai.callback.schedule import ParamScheduler, SchedLin
 from hypothesis import given, settings, strategies as st
 from fastmix.all import MultiSample, StepDecay, digits_dls, mixup_c_learner, mixup_learner, nesterov_sgd, resnet20
 from fastmix.resuming import Checkpoint
@@ -39,6 +40,16 @@ def plain(model, batches, n_epoch, lr, loss):
             opt.step()
         sched.step()
     return model
+
+@pytest.mark.parametrize('cb,rates', [(StepDecay(at=.5), [.001,.01]), (ParamScheduler({'mom': SchedLin(.9, .8)}), [1e-5,1e-4,.001,.01])], ids=['rate','momentum'])
+def test_a_schedule_that_comes_with_fit(cb, rates):
+    "The later one counts, if it is of the rate; its picture stays when the learner only looks"
+    learn = quiet(mixup_learner(digits_dls(1, bs=256, size=8), arch=small(1), precision='fp32'))
+    learn.fit(10, .01, cbs=cb)
+    assert sorted(set(learn.recorder.lrs))==pytest.approx(rates)
+    drawn = {k:list(v) for k,v in learn.recorder.hps.items()}
+    learn.validate(), learn.get_preds()
+    assert learn.recorder.hps==drawn and all(map(len, drawn.values()))
 
 class Stop(Callback):
     def before_epoch(self):
