@@ -112,7 +112,7 @@ def partners(
     me = torch.arange(bs, device=g.device)
     if how=='other':
         circle = torch.randperm(bs, generator=g, device=g.device)
-        rows = [torch.empty_like(me).scatter_(0, circle, circle.roll(-k)) for k in range(1, n_samples)]
+        rows = [torch.empty_like(me).scatter_(0, circle, circle.roll(-1-(k-1)%max(1, bs-1))) for k in range(1, n_samples)]
     elif how=='other_class': rows = [other_class(y, g) for _ in range(1, n_samples)]
     else: rows = [torch.randperm(bs, generator=g, device=g.device) for _ in range(1, n_samples)]
     return torch.stack([me, *rows])

@@ -20,12 +20,12 @@ def _sources(tl): # what the transforms before the one that opens an image make 
         except Exception: break # it cannot be opened
         if isinstance(o, (Image.Image,Tensor)): break
         if f.name!='noop': fs.append(f)
-    return [compose_tfms(its[i], fs) for i in range(len(its))]
+    return (compose_tfms(its[i], fs) for i in range(len(its)))
 
 def source_name(ds:Datasets, i:int)->str:
     "The file of item `i`, for messages"
     tl = ds.tls[0]
-    o = _sources(tl._new(L(tl.items, use_list=None)[[i]]))[0]
+    o = first(_sources(tl._new(L(tl.items, use_list=None)[[i]])))
     return str(o) if isinstance(o, (str,Path)) else f'item {i}'
 
 # %% ../nbs/04a_reading.ipynb #7ad1decc
@@ -33,17 +33,18 @@ def read_labels(ds:Datasets)->Tensor: # `[n,...]`
     "All labels of `ds`"
     if len(ds.tls)<=ds.n_inp: raise ValueError('data set without labels: expected a label for each image, from a second block')
     tl = ds.tls[ds.n_inp]
-    its,first,rest = L(tl.items, use_list=None),tl.tfms.fs[0],tl.tfms.fs[1:]
+    its,getter,rest = L(tl.items, use_list=None),tl.tfms.fs[0],tl.tfms.fs[1:]
     known,values,which = {},[],[]
     for i in range(len(its)):
         try:
-            o = first(its[i])
+            o = getter(its[i])
             if o is None or (isinstance(o, float) and o!=o): raise KeyError('no label')
-            k = known.get(o, len(values)) if isinstance(o, (str,int)) else len(values)
-            if k==len(values): values.append(compose_tfms(o, rest, split_idx=tl.split_idx))
+            key = o if isinstance(o, (str,int)) else (i,)
+            if key not in known:
+                values.append(compose_tfms(o, rest, split_idx=tl.split_idx))
+                known[key] = len(values)-1
         except Exception as e: raise ValueError(f'{source_name(ds, i)}: {str(e).strip(chr(34)+chr(39))}') from e
-        if isinstance(o, (str,int)): known[o] = k
-        which.append(k)
+        which.append(known[key])
     if not values: return tensor([])
     return retain_type(torch.stack([torch.as_tensor(v) for v in values])[which], values[0])
 
@@ -61,8 +62,8 @@ def glance(fn): # width and height of the image, or in words why it cannot be re
 
 def readable(ds:Datasets, skip_bad:bool)->dict: # number of each readable image: its width and height, or `None` if it comes from no file
     "Glance at every file, in parallel if there are many; refuse bad ones, or leave them out and say how many"
-    files = _sources(ds.tls[0])
-    if not all(isinstance(o, (str,Path)) for o in files): return dict.fromkeys(range(len(files)))
+    files = list(itertools.takewhile(risinstance((str,Path)), _sources(ds.tls[0]))) # arrays are not kept
+    if len(files)<len(ds): return dict.fromkeys(range(len(ds)))
     seen = list(parallel(glance, files, n_workers=min(16, defaults.cpus) if len(files)>5000 else 0, progress=False, chunksize=500))
     bad = [o for o in seen if isinstance(o, str)]
     if bad and not skip_bad:
@@ -139,6 +140,11 @@ def check_room(n:int, x:Tensor, device:torch.device, folder:Path=None): # for `n
                      f'of the free {where}; use a smaller size, {remedy}, or the ordinary loaders')
 
 # %% ../nbs/04a_reading.ipynb #39807f4b
+def _settings(f): # of a transform: its arguments, which `DisplayedTransform` tells, or all it holds; and its code
+    fs = [m.implementation for m in getattr(getattr(f, 'encodes', None), 'methods', ())]
+    held = None if isinstance(f, DisplayedTransform) else vars(f)
+    return f,held,[(o,c.co_code,c.co_consts) for o in fs if (c:=getattr(o, '__code__', None))]
+
 def _key(d): # a digest of the files (path, size, time of change) or arrays behind the images of `d`, and of the transforms
     h = hashlib.blake2b(digest_size=16)
     for o in _sources(d.dataset.tls[0]):
@@ -146,7 +152,7 @@ def _key(d): # a digest of the files (path, size, time of change) or arrays behi
             st = os.stat(o)
             o = f'{o}|{st.st_size}|{st.st_mtime_ns}'.encode()
         h.update(o if isinstance(o, bytes) else pickle.dumps(o))
-    fs = [*d.dataset.tls[0].tfms.fs, *d.after_item.fs]
+    fs = [_settings(f) for f in [*d.dataset.tls[0].tfms.fs, *d.after_item.fs]]
     h.update(re.sub(r' at 0x\w+', '', f'{fs}|{d.dataset.split_idx}').encode())
     return h.hexdigest()
 
@@ -164,7 +170,7 @@ def _from_cache(d, folder, key): # the images of `d`, if they are there and unha
                 res = _mapped(f)
                 some = range(0, len(res), max(1, len(res)//8))
                 if len(res)==len(d.dataset) and all(torch.equal(res[i], d.do_item(i).as_subclass(Tensor)) for i in some): return res
-        except (OSError, ValueError): pass # cut short
+        except (OSError, ValueError, AttributeError): pass # cut short, or of an image that cannot be decoded any more
         f.unlink(missing_ok=True) # another process may be at it too
 
 def _to_cache(d, folder, key, x): # decode the images of `d`, which are like `x`, into a file; it appears when it is complete

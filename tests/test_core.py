@@ -87,3 +87,8 @@ def test_equal_to_torchvision():
     idx,w = torch.stack([torch.arange(5), torch.arange(5).roll(1)]),torch.tensor([[lam,1-lam]])
     assert torch.allclose(mix(x, idx, w), xt, atol=1e-6)
     assert torch.allclose(mix(torch.eye(10)[y], idx, w), yt, atol=1e-6)
+
+@pytest.mark.parametrize('bs,n', [(2,3),(3,5),(4,9)])
+def test_others_where_slots_are_more_than_samples(bs, n):
+    idx = partners(bs, n, 'other')
+    assert (idx[1:]!=idx[0]).all()

@@ -130,6 +130,63 @@ def test_a_used_batch_is_freed_at_once(path, memory):
         assert alive()<=before
     finally: gc.enable()
 
+@pytest.mark.parametrize('kind,said', [('point',"expected transforms that leave labels alone"), ('targets','1 inputs and 2 targets'), ('inputs','2 inputs and 1 targets'),
+                                       ('before_batch','before_batch='), ('weighted','WeightedDL')])
+def test_in_memory_refuses_what_it_would_not_repeat(path, kind, said):
+    n = {'inputs': 2}.get(kind, 1)
+    blocks = {'point': (ImageBlock,PointBlock), 'targets': (ImageBlock,CategoryBlock,RegressionBlock), 'inputs': (ImageBlock,ImageBlock,CategoryBlock)}
+    get_y = {'point': lambda o: [[2,6]], 'targets': [parent_label,lambda o: 1.]}.get(kind, parent_label)
+    block = DataBlock(blocks.get(kind, (ImageBlock,CategoryBlock)), n_inp=n, get_items=get_image_files, get_x=[noop]*n, get_y=get_y, splitter=IndexSplitter([0,1,2,12,13]))
+    kw = dict(bs=4, num_workers=0, device='cpu', **({'before_batch': lambda b: b} if kind=='before_batch' else {}))
+    dls = block.weighted_dataloaders(path, wgts=[1]*24, **kw) if kind=='weighted' else block.dataloaders(path, **kw)
+    with pytest.raises(ValueError, match=f'{said}.*use the ordinary loaders'): in_memory(dls)
+
+def test_fewer_items_an_epoch(path):
+    dls = in_memory(make(path, n=8))
+    assert len(list(dls.train))==2
+
+@pytest.mark.parametrize('memory', [False,True])
+def test_one_sample_again_and_again(path, memory):
+    dls = make(path)
+    (in_memory(dls) if memory else dls).train.show_batch(unique=True, max_n=4)
+    plt.close('all')
+
+def test_show_batch_of_other_blocks(path):
+    "Whose several inputs are no slots"
+    DataBlock((ImageBlock,RegressionBlock,CategoryBlock), n_inp=2, get_items=get_image_files, get_x=[noop,lambda o: 1.], get_y=parent_label).dataloaders(
+        path, bs=4, num_workers=0, device='cpu').show_batch()
+    plt.close('all')
+
+def test_a_bad_first_file(path):
+    files = get_image_files(path).sorted()
+    block = MultiSampleDataBlock(get_items=lambda p: get_image_files(p).sorted(), get_y=parent_label, splitter=IndexSplitter(range(18, 24)))
+    files[0].write_bytes(files[0].read_bytes()[:40])
+    with pytest.raises(ValueError, match=f'{files[0].name}: expected an image'): block.dataloaders(path, num_workers=0)
+    dls = block.dataloaders(path, skip_bad=True, num_workers=0)
+    assert (len(dls.train_ds),len(dls.valid_ds))==(17,6)
+
+def test_pairs_of_files_are_no_labelled_files(path):
+    files = get_image_files(path).sorted()
+    dls = MultiSampleDataLoaders.from_lists(path, files, [parent_label(f) for f in files], seed=0, bs=4, num_workers=0, device='cpu')
+    for o in (dls, dls.new_empty()):
+        a,b = o.test_dl([(files[0],files[9])]).one_batch()
+        assert not torch.equal(a, b)
+        assert len(o.test_dl([(files[0],'a'),(files[9],'b')], with_labels=True).one_batch())==4
+    assert len(make(path).test_dl(pd.Series(list(map(str, files)))[10:14]).dataset)==4
+
+class Rare(Transform):
+    order = 6
+    def __init__(self, k): self.k = k
+    def encodes(self, x:TensorImage): return x*0+255 if int(x[0,0,0])==self.k else x
+
+def test_the_cache_knows_what_a_transform_was_made_with(path, tmp_path):
+    for k in (0,100): assert torch.equal(in_memory(make(path, item_tfms=Rare(k)), cache=tmp_path/'c').train.data[0], in_memory(make(path, item_tfms=Rare(k))).train.data[0])
+    assert len(list((tmp_path/'c').glob('*.npy')))==4
+
+def test_partners_of_numbers(path):
+    with pytest.raises(ValueError, match='have several, or numbers'): other_class_permutation(torch.rand(4))
+    with pytest.raises(ValueError, match="partner='oter': expected one of"): MultiSampleDataBlock(partner='oter')
+
 def test_pickled_loaders_read_files_again(path):
     dls = in_memory(make(path))
     assert torch.equal(labels(pickle.loads(pickle.dumps(dls)).valid), labels(dls.valid))
