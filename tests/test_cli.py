@@ -101,7 +101,9 @@ def ctrl_c(monkeypatch, epoch):
     old = RunLog.after_epoch
     def after_epoch(self):
         old(self)
-        if self.epochs_done==epoch: signal.raise_signal(signal.SIGINT)
+        if self.epochs_done!=epoch: return
+        signal.signal(signal.SIGINT, signal.default_int_handler) # tests in the background inherit a shell's wish to ignore it
+        signal.raise_signal(signal.SIGINT)
     monkeypatch.setattr(RunLog, 'after_epoch', after_epoch)
 
 def test_interrupt_and_resume(monkeypatch, capsys):
