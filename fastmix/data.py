@@ -203,8 +203,6 @@ def _one_size(dsets, item_tfms, sizes): # of two files that differ in size
                               'add Resize to item_tfms')
 
 def _no_missing(dblock, source): # fastai would fail without saying where
-    if isinstance(source, (str,Path)) and dblock.get_items and not len(dblock.get_items(source)):
-        raise ValueError(f'{source}: expected a folder with images, found none')
     if not isinstance(source, pd.DataFrame): return
     for c in L(g.cols for g in dblock.getters if isinstance(g, ColReader)).concat():
         gone = (source.iloc[:,c] if isinstance(c, int) else source[c]).isna()
@@ -224,9 +222,11 @@ def _checked_datasets(dblock, source, skip_bad:bool=False, verbose=False)->Datas
     "The data sets of `dblock`; refuse those that would fail in the middle of a training"
     good,block,split = {},copy(dblock),dblock.splitter or RandomSplitter()
     def splitter(items): # where items are known, and none was opened yet: fastai opens the first one for its types
+        if isinstance(source, (str,Path)) and not len(items): raise ValueError(f'{source}: expected a folder with images, found none')
+        if skip_bad is None: return split(items)
         good.update(readable(Datasets(items, dblock._combine_type_tfms(), do_setup=False), skip_bad))
         return [[i for i in mask2idxs(s) if i in good] for s in split(items)]
-    if skip_bad is not None: block.splitter = splitter
+    block.splitter = splitter
     dsets = block.datasets(source, verbose=verbose)
     _one_size(dsets, dblock.item_tfms, good)
     _check_labels(*map(dsets.subset, range(2)))
@@ -256,10 +256,12 @@ class MultiSampleDataLoaders(ImageDataLoaders):
     def test_dl(self, test_items, **kwargs):
         "Pairs of `test_items`: as they come where they are N-tuples, else fixed pairs of single items"
         N,single = self.train.n_samples,lambda o: not isinstance(o, (tuple,list,L))
-        if N>1 and len(test_items) and not isinstance(test_items, pd.DataFrame) and not single(it:=get_first(test_items)) and len(it)==N:
+        if N>1 and len(test_items) and not isinstance(test_items, pd.DataFrame) and not single(it:=get_first(test_items)):
             own,kind = self.train_ds.items,self.train_ds.tls[0].types[0] # an exported learner has no items, but their type
             tuples = isinstance(kind, type) and issubclass(kind, (tuple,list,L)) # of a file and its label
-            if not tuples or not single(it[0]) or (len({type(o) for o in it})==1 and not isinstance(it[0], str)):
+            if len(it)!=N:
+                if isinstance(kind, type) and issubclass(kind, (str,Path)): raise ValueError(f'{it}: expected {N} files, one for each slot')
+            elif not tuples or not single(it[0]) or (len({type(o) for o in it})==1 and not isinstance(it[0], str)):
                 flat = [o for it in test_items for o in it]
                 return super().test_dl(pd.DataFrame(flat) if isinstance(own, pd.DataFrame) else flat, partner='next', **kwargs)
         return super().test_dl(test_items, **kwargs)
@@ -377,7 +379,7 @@ def _skip(ds): # `ds` without the images that cannot be read
 
 def _check_plain(dl, d, y): # what is decoded once is the image and its label alone
     ds,said = d.dataset,None
-    first_image(d) # names a file that cannot be read
+    d.first # an error, which names the file, if it cannot be read
     if len(ds.tls)!=2: said = f'{ds.n_inp} inputs and {len(ds.tls)-ds.n_inp} targets: expected one of each'
     elif type(dl) not in (TfmdDL,MultiSampleDL,InMemoryDL): said = f'{type(dl).__name__}: expected a TfmdDL or MultiSampleDL'
     elif dl.before_batch.fs: said = f'before_batch={dl.before_batch.fs}: expected none'
@@ -398,10 +400,10 @@ def in_memory(
     sets = [_skip(dl.dataset) if skip_bad else dl.dataset for dl in dls.loaders]
     ys = _check_labels(*sets)
     ds = [Decoder(ds, dl.after_item, bs=64, num_workers=dl.fake_l.num_workers if len(ds)>1000 else 0) for ds,dl in zip(sets, dls.loaders)]
-    if not folder or device.type!='cpu': check_room(sum(map(len, sets)), first_image(ds[0]), device)
+    if not folder or device.type!='cpu': check_room(sum(map(len, sets)), ds[0].first, device)
     torch.empty(2**25-2**14, dtype=torch.uint8) # glibc keeps freed memory of sizes it has seen freed: else each batch is allocated anew
     for o in zip(dls.loaders, ds, ys): _check_plain(*o)
-    xs = [decoded(d, device, folder).to(device).as_subclass(type(first_image(d))) for d in ds]
+    xs = [decoded(d, device, folder).to(device).as_subclass(type(d.first)) for d in ds]
     loaders = [dl.new(d.dataset, cls=InMemoryDL, data=(x,y.to(device)), device=device, n=min(dl.n, len(x)))
                for dl,d,x,y in zip(dls.loaders, ds, xs, ys)]
     return MultiSampleDataLoaders(*loaders, path=dls.path, device=device)

@@ -55,7 +55,7 @@ def write_json(
 
 class RunLog(Callback):
     "Keep `metrics.csv` and `run.json` in `folder`. For one `fit`, as its `cbs`"
-    order = 65 # after the recorder
+    order = 55 # after the recorder, before those that may end the training
     def __init__(self,
         folder, # Where the files are written
         settings:dict, # What the run was started with
@@ -236,6 +236,7 @@ class Checkpoint(Callback):
         except (BlockingIOError, PermissionError):
             raise ValueError(f'folder={str(self.folder)!r}: expected a folder that no other process is busy with') from None
         except OSError: return # a file system without locks
+        if not os.fstat(f.fileno()).st_nlink: return self._lock() # who had it removed the file after we opened it
         self.held = f
 
     def end(self):

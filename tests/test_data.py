@@ -172,6 +172,7 @@ def test_pairs_of_files_are_no_labelled_files(path):
         a,b = o.test_dl([(files[0],files[9])]).one_batch()
         assert not torch.equal(a, b)
         assert len(o.test_dl([(files[0],'a'),(files[9],'b')], with_labels=True).one_batch())==4
+    with pytest.raises(ValueError, match='expected 2 files, one for each slot'): make(path).test_dl([tuple(files[:3])])
     assert len(make(path).test_dl(pd.Series(list(map(str, files)))[10:14]).dataset)==4
 
 class Rare(Transform):

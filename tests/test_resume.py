@@ -10,7 +10,7 @@ import fastai.callback.schedule
 from fastai.callback.progress import ProgressCallback
 import numpy as np
 from fastmix.all import MixupC, Mixup, MixupX, MultiSample, StepDecay, digits_dls, mixup_c_learner, mixup_learner
-from fastmix.resuming import Checkpoint, load_checkpoint, write_whole
+from fastmix.resuming import Checkpoint, RunLog, fcntl, load_checkpoint, write_whole
 
 here = Path(__file__).parent
 
@@ -225,6 +225,25 @@ def test_loaders_of_pytorch(tmp_path):
 
 def test_folder_in_use(broken_off):
     with pytest.raises(ValueError, match='expected a folder without checkpoints, or resume=True'): run(broken_off)
+
+def test_folder_just_left_by_another(tmp_path, monkeypatch):
+    "Who has the folder leaves it, and removes the lock's file, between our opening and locking the file"
+    lock,seen = fcntl.lockf,[]
+    def lockf(f, how):
+        seen.append(f.name)
+        if len(seen)==1: os.unlink(f.name)
+        return lock(f, how)
+    monkeypatch.setattr(fcntl, 'lockf', lockf)
+    cb = Checkpoint(tmp_path)
+    cb._lock()
+    assert len(seen)==2 and os.path.samestat(os.stat(seen[0]), os.fstat(cb.held.fileno()))
+    cb.end()
+    assert not os.listdir(tmp_path)
+
+def test_log_of_an_early_stop(tmp_path):
+    run(tmp_path/'a', cbs=[RunLog(tmp_path, {}), EarlyStoppingCallback(patience=1, min_delta=10)])
+    log = json.loads((tmp_path/'run.json').read_text())
+    assert (log['state'],log['epochs_done'])==('finished',2) and len((tmp_path/'metrics.csv').read_text().splitlines())==3
 
 def test_full_disk(tmp_path):
     "A limit on the size of files stands in for a disk without room"
