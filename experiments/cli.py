@@ -1,5 +1,5 @@
 "The command `fastmix-paper`"
-import argparse, os, shutil, subprocess, sys, time, warnings
+import argparse, os, shutil, subprocess, sys, time, traceback, warnings
 from datetime import datetime, timezone
 from pathlib import Path
 from . import results, runs
@@ -13,11 +13,11 @@ def do(
 ):
     "Do one run and write it down"
     from . import train
-    work = folder/'unfinished'/key
+    work,about = folder/'unfinished'/key,train.about()
     try: res = train.speed(s) if s.get('kind')=='speed' else train.train(s, work, compile)
     except FloatingPointError as e: # it diverged, which is a result too
         res = dict(figures={}, curves={}, seconds={}, failed=str(e))
-    d = dict(key=key, scale=scale, settings=s, seed=s.get('seed'), **res, **train.about())
+    d = dict(key=key, scale=scale, settings=s, seed=s.get('seed'), **res, **about)
     results.append(folder/f'{scale}.jsonl', {**d, 'finished': datetime.now(timezone.utc).isoformat(timespec='seconds')})
     for o in work.iterdir():
         if o.is_dir(): shutil.rmtree(o)
@@ -29,7 +29,7 @@ def work(
     compile:bool=False # Whether `torch.compile` makes the runs faster
 )->int: # Number of runs that another process is busy with
     "Do every run of the claim that is not there and that nobody else is doing"
-    file,busy = folder/f'{scale}.jsonl',set()
+    file,busy,failed = folder/f'{scale}.jsonl',set(),[]
     while True:
         done = results.read(file)
         all_runs = runs.runs_of(claim, scale, done)
@@ -41,9 +41,14 @@ def work(
             elif free not in results.read(file):
                 start,s = time.time(),all_runs[free]
                 print(f'{len(all_runs)-len(todo)} of {len(all_runs)} runs done; now {free}:', s, flush=True)
-                do(s, free, scale, folder, compile)
+                try: do(s, free, scale, folder, compile)
+                except Exception: # such as one that does not fit into memory; the others may go on
+                    traceback.print_exc()
+                    busy.add(free)
+                    failed.append(free)
                 print(f'{free}: {time.time()-start:.0f} s', flush=True)
     if not todo: print(f'{len(all_runs)} of {len(all_runs)} runs done: {file}', flush=True)
+    elif failed: sys.exit(f"fastmix-paper: {len(failed)} runs failed: {', '.join(failed)}; the same command tries them again")
     else: print(f'{len(todo)} runs are with another process', flush=True)
     return len(todo)
 
@@ -51,8 +56,13 @@ def several(n, args):
     "The same command in `n` processes at once"
     env = {**os.environ, 'OMP_NUM_THREADS': str(max(1, os.cpu_count()//n)), 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
     cmd = [sys.executable, '-m', __package__, args.claim, '--scale', args.scale, '--results', str(args.results), *['--compile']*args.compile]
+    if args.scale!='smoke': # unpacked and decoded once, not by all of them at the same time
+        from . import train
+        train.images(runs.scales[args.scale]['data'], 1)
     ps = [subprocess.Popen(cmd, env=env) for _ in range(n)]
-    return max(p.wait() for p in ps)
+    done = [p.wait() for p in ps]
+    left = set(runs.runs_of(args.claim, args.scale, found := results.read(args.results/f'{args.scale}.jsonl')))-set(found)
+    return int(any(done) or bool(left))
 
 def main(
     argv=None # Arguments; `None`: those of the command line

@@ -29,8 +29,9 @@ def over_r(
         for col,label in cols.items():
             d,ls = df[(df.net==nm)&df.run].groupby('r')[col],'--' if 'all' in col else '-'
             ax.errorbar(d.mean().index, d.mean(), d.std().fillna(0), label=label, marker='.', ls=ls, capsize=2)
-        ceiling = .5 if nm=='mixup-L' else 1-.5/n_classes # with λ_x=½ the order is chance; else `fastmix.core.top2_ceiling`
-        ax.axhline(ceiling, color='gray', lw=1, ls=':', label=f'ceiling of Top2, {ceiling:g}')
+        rs = sorted(df.r.unique())
+        ceiling = [.5 if nm=='mixup-L' or r==0 else 1-.5/n_classes for r in rs] # with λ_x=½ the order is chance; else `fastmix.core.top2_ceiling`
+        ax.plot(rs, ceiling, color='gray', lw=1, ls=':', label='ceiling of Top2')
         ax.set(title=nm, xlabel='R', ylim=(0,1.03))
     axs[0].set_ylabel(f'accuracy, scale {scale}')
     axs[-1].legend(fontsize=7)
@@ -57,7 +58,8 @@ def over_epochs(
             if ys and not each: _band(ax, range(1, len(ys[0])+1), ys, label)
         ax.axhline(1/n_classes, color='gray', lw=1, ls=':', label='chance')
         ax.set(title=p, xlabel='epoch', ylim=(0,1.03))
-    axs[0].set_ylabel(f'accuracy, scale {scale}')
+    n = runs.scales[scale].get('n_curve')
+    axs[0].set_ylabel(f'accuracy, scale {scale}' + (f'\n(test: {n:,} images)' if n else ''))
     axs[-1].legend(fontsize=7)
 
 def dots(

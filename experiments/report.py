@@ -12,11 +12,12 @@ titles = dict(
     gradient='Rules of the same expected gradient', slots='What one trunk can carry', speed='Images per second',
     calibration='Calibration', recipe='The best recipe for single images')
 controls = dict(
-    table1='ERM, and ERM with the same extra epochs', fig4='confusion: what the errors over C-1 classes give by themselves',
-    fig5='figure 4: the same network without λ', fig5_batch='figure 4: the same network without λ',
+    table1='ERM, and ERM with the same extra epochs. The order of mixup-L, and so its mixed top-1, is chance: both images are equally strong', fig4='confusion: what the errors over C-1 classes give by themselves',
+    fig5='figure 4: the same network without λ (but judged on unscaled images, and with twice the weight on the losses)', fig5_batch='figure 4: the same network without λ',
     fig2='the same λ in both; a mixture of one class twice is never counted, so the best possible is 1-1/C = 90%',
-    fig6='the same network with both labels true, which is that of figure 4',
-    fig1='Top2All, which does not ask for the order; the ceilings, .95 where λ_x tells the order and .5 where it is ½',
+    fig6='the same network with both labels true, which is that of figure 4; and ERM',
+    fig1='Top2All, which does not ask for the order: where it does not grow with Top2, the order has become visible, and nothing else. The '
+         'ceilings: .95 where λ_x tells the order and .5 where it is ½',
     gradient='one another', slots='N = 1, which is ERM', speed='N = 1', calibration='ERM before and after',
     recipe='ERM with the same weight decay and epochs')
 
@@ -31,10 +32,11 @@ tables = dict(
                               + [(f'by chance, head {i}', f'chance_{i}') for i in (0,1)]),
     fig5=(['what','seed'], both_heads + [('winner','winner')]),
     fig2=(['net'], twice(**{'top-1':'top1', 'Top2':'top2', 'both, any order':'both'})),
-    fig6=(['net'], both_heads),
+    fig6=(['net'], both_heads + [('single image','single_acc')]),
     fig1=(['net','r'], twice(Top2='top2', Top2All='top2_all')),
     gradient=(['net'], [('original','single_acc'), ('fine-tuned','tuned_acc'), ('test Top2All','top2_all')]),
-    slots=(['n'], [('accuracy per slot','slot_acc'), ('same image in every slot','single_acc')]),
+    slots=(['n'], [('mean of the slots','slot_acc'), ('best slot','best_slot'), ('worst slot','worst_slot'),
+                   ('same image in every slot','single_acc')]),
     calibration=(['net'], [(f'{nm} {w}', f'{k}_{c}') for w,k in (('before','single'), ('after','tuned'))
                            for nm,c in (('accuracy','acc'), ('ECE','ece'), ('Brier','brier'))]),
     recipe=(['net','evaluate'], [('single-image accuracy','final')]))
@@ -48,7 +50,9 @@ def derived(df):
     for i in (0,1):
         if has(f'wrong_{i}'): df[f'chance_{i}'] = df[f'wrong_{i}']/(verdicts.n_classes-1)
     hs = [c for c in df if c.startswith('head_')]
-    if has('n','single_acc'): df['slot_acc'] = df[hs].mean(axis=1).combine_first(df.single_acc.where(df.n==1))
+    if has('n','single_acc'): # one slot has no `head_0`
+        for k,f in dict(slot_acc='mean', best_slot='max', worst_slot='min').items():
+            df[k] = df[hs].agg(f, axis=1).combine_first(df.single_acc.where(df.n==1))
     if has('what','head_0','head_1'):
         w = {(o,seed):h for o in df.what.unique() for seed,h in verdicts.winners(df, o).items()}
         df['winner'] = [w.get((o,seed)) for o,seed in zip(df.what, df.seed)]
@@ -73,7 +77,8 @@ def table(
     df = derived(frame(claim, scale, done))
     rows = []
     for tags,d in df.groupby(by, sort=False):
-        row = {**dict(zip(by, tags)), 'runs': f'{d.run.sum()} of {len(d)}' if d.run.any() else NONE}
+        lost = f', {d.diverged.sum()} diverged' if d.diverged.any() else ''
+        row = {**dict(zip(by, tags)), 'runs': f'{(d.run & ~d.diverged).sum()} of {len(d)}{lost}' if d.run.any() else NONE}
         rows.append({**row, **{nm: cell(d[c], c) if c in d else '' for nm,c in cols}})
     res = pd.DataFrame(rows)
     return res[[c for c in res if c in by+['runs'] or (res[c]!='').any()]]
@@ -84,7 +89,7 @@ def speed_table(scale, done):
     if line is None: return pd.DataFrame([dict(runs=NONE)])
     f = line['figures']
     return pd.DataFrame([{'n':n, 'images/s':f"{f[f'images_per_s_{n}']:.0f}", 'times N=1':f"{f[f'ratio_{n}']:.2f}",
-                          'device':line['device']} for n in s['ns']])
+                          'images in flight':f['images'], 'device':f"{line['device']}, {line['threads']} threads"} for n in s['ns']])
 
 def measured(x):
     "The numbers of a verdict in words, in points"
@@ -105,7 +110,8 @@ def judged(
         row = {'claim':r['says'], 'paper':r['paper'], 'rule':r['text']}
         for sc,df in dfs.items():
             v,x = verdicts.verdict(r, df, sc)
-            row.update({f'{sc}: measured':measured(x), f'{sc}: verdict':v})
+            lost = f' ({df.diverged.sum()} runs of this figure diverged)' if df.diverged.any() else ''
+            row.update({f'{sc}: measured':measured(x), f'{sc}: verdict':v+lost})
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -126,7 +132,8 @@ def where(done):
     one = lambda f: ', '.join(sorted({f(d) for d in done.values()}))
     commits = one(lambda d: (d['code']['commit'] or 'no commit')[:7] + (' (changed)' if d['code']['dirty'] else ''))
     libs = one(lambda d: f"PyTorch {d['libraries']['torch']}, fastai {d['libraries']['fastai']}")
-    return f"{len(done)} of its runs, on {one(lambda d: d['device'])}; code {commits}; {libs}"
+    how = one(lambda d: d.get('precision', '')+', compiled'*d.get('compile', False)).removeprefix(', ')
+    return f"{len(done)} of its runs, on {one(lambda d: d['device'])}; {how}; code {commits}; {libs}"
 
 def load(
     folder=results.default_folder # Of the JSON lines
@@ -136,7 +143,8 @@ def load(
 
 about = """Accuracies are of the last epoch, in percent, mean ± standard deviation over seeds. CIFAR-10 is a JPEG-coded copy in
 fastai's layout, so expect them a little under those of the original pixels. Training accuracies are those of the batches as
-they were trained on. No setting was chosen by test images."""
+they were trained on. No setting was chosen by test images. Scale `cpu` is a short training of few images: see how low the
+training accuracies still are. Its verdicts are about such a training, and need not be those of the paper's."""
 
 def text(
     folder # Of the JSON lines

@@ -69,7 +69,7 @@ def fig5_batch(scale):
 def fig6(scale):
     random = lambda i: heads(scale, i, tune=False, random_label=1)
     return [(dict(net=nm, seed=i), f(i)) for i in _seeds(scale)
-            for nm,f in (('random labels', random), ('both labels', partial(heads, scale)))]
+            for nm,f in (('random labels', random), ('both labels', partial(heads, scale)), ('ERM', lambda i: run(scale, i, 'erm')))]
 
 def fig1(scale):
     return [(dict(net=nm, r=r, seed=i), additive(scale, i, nm, r))
@@ -105,12 +105,12 @@ def recipe(scale):
     return [(dict(net=nm, seed=0), s) for nm,s in _recipes(scale, 0, 'held_out').items()]
 
 def recipe_test(scale, done=None):
-    "The best of `recipe`, once all candidates are there, on the test images"
+    "The best of `recipe`, once all candidates are there, on the test images, and ERM as its control"
     from .results import final_accuracy
     lines = {tag['net']: (done or {}).get(key(s)) for tag,s in recipe(scale)}
     if not all(lines.values()): return []
     best = max(lines, key=lambda nm: final_accuracy(lines[nm]))
-    return [(dict(net=best, seed=i), _recipes(scale, i, 'test')[best]) for i in _seeds(scale)]
+    return [(dict(net=nm, seed=i), _recipes(scale, i, 'test')[nm]) for nm in dict.fromkeys((best, 'ERM')) for i in _seeds(scale)]
 
 # In the order in which they are run: what matters most first
 claims = dict(table1=table1, fig4=fig4, fig5=fig5, fig2=fig2, fig6=fig6, gradient=gradient, fig1=fig1, slots=slots,

@@ -29,7 +29,7 @@ class Confused(MixMetric):
     def pick(self, pred, y): return predicted(pred, y.shape[1])[:,self.i],y[:,self.i],y[:,(self.i+1)%y.shape[1]]
     def score(self, pred, y):
         p,own,other = self.pick(pred, y)
-        return (p==other)[own!=other].float()
+        return torch.where(own!=other, (p==other).float(), torch.nan)
 
 class Wrong(Confused):
     "How often head `i` is wrong, among the same mixtures: what `Confused` is to be compared with"
@@ -37,7 +37,12 @@ class Wrong(Confused):
     def name(self): return f'wrong_{self.i}'
     def score(self, pred, y):
         p,own,other = self.pick(pred, y)
-        return (p!=own)[own!=other].float()
+        return torch.where(own!=other, (p!=own).float(), torch.nan)
+
+class BatchMixupC(MixupC):
+    "One λ for each batch in training; at evaluation one per sample, as few batches would be few draws of λ"
+    def before_train(self): self.per = 'batch'
+    def before_validate(self): self.per = 'sample'
 
 @lru_cache
 def images(data, n_samples):
@@ -81,7 +86,7 @@ def mixing(s):
     m,r = s['method'],s.get('r')
     if m=='mixup_c':
         own = {k:s[k] for k in ('n_samples','lam_x','lam_l','random_label') if s.get(k) is not None}
-        return MixupC(**own, mix_valid=s.get('lam_x') is not None, **kw)
+        return (BatchMixupC if s.get('per')=='batch' else MixupC)(**own, mix_valid=s.get('lam_x') is not None, **kw)
     if m=='mixup_xl': return MixupXL(r, r, mix_valid=True, **kw)
     if m=='erm': return None
     return dict(mixup=Mixup, mixup_x=MixupX, mixup_l=MixupL)[m](r, mix_valid=True, **kw)
@@ -174,10 +179,11 @@ def train(
 
 def speed(
     s:dict, # Settings: `ns`, `depth`, `data`
-    images:int=240, # Images in flight, shared by the slots
+    images:int=None, # Images in flight, shared by the slots; `None`: 240, or 7,680 to fill a GPU
     rounds:int=15 # All N are timed in turn in each, so that a disturbance meets all
 )->dict: # Images per second of each N, and the median ratio to N = 1
     "How many images a forward pass answers for"
+    images = images or (7680 if default_device().type=='cuda' else 240)
     device,ni,size = default_device(),1 if s['data']=='digits' else 3,8 if s['data']=='digits' else 32
     calls = [partial(cifar_resnet(s['depth'], n_samples=n, n_in=ni).eval().to(device, memory_format=torch.channels_last),
                      *torch.randn(n, images//n, ni, size, size, device=device)) for n in s['ns']]
@@ -191,9 +197,10 @@ def speed(
         for f in calls*3: seconds(f) # warm up
         rate = tensor([[images/seconds(f) for f in calls] for _ in range(rounds)]) # [rounds,len(ns)]
     cols = dict(images_per_s=rate, ratio=rate/rate[:,:1])
-    figures = {f'{k}_{n}': plain(v) for k,r in cols.items() for n,v in zip(s['ns'], r.median(0).values)}
+    figures = {f'{k}_{n}': plain(v) for k,r in cols.items() for n,v in zip(s['ns'], r.median(0).values)} | dict(images=images)
     return dict(figures=figures, curves={}, seconds={})
 
+@lru_cache # as they are when it is first called: the code that is loaded, whatever is committed meanwhile
 def about()->dict: # Code, libraries and machine
     "What a result depends on besides its settings"
     def git(*a): return subprocess.run(['git', *a], cwd=here, capture_output=True, text=True).stdout.strip() if source else ''

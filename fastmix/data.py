@@ -333,7 +333,7 @@ class InMemoryDL(MultiSampleDL):
     "A `MultiSampleDL` whose items were decoded beforehand, and may live on the GPU"
     def __init__(self, dataset, n_samples=1, data=None, **kwargs):
         self.data = data # images `[n,c,h,w]` of bytes, labels `[n,...]`
-        super().__init__(dataset, n_samples=n_samples, **{**kwargs, 'num_workers': 0})
+        super().__init__(dataset, n_samples=n_samples, **{**kwargs, 'num_workers': 0, 'pin_memory': False})
 
     def new(self, dataset=None, cls=None, **kwargs):
         if dataset is None or dataset is self.dataset: return super().new(dataset, cls, **{'data': self.data, **kwargs})

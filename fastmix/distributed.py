@@ -11,6 +11,11 @@ from accelerate.utils import broadcast_object_list
 from fastai.basics import *
 from fastai.distributed import *
 from fastai.callback.progress import ProgressCallback
+from .resuming import whole_dl
+
+# %% ../nbs/08_distributed.ipynb #283bce8a
+if num_distrib()>1 and torch.cuda.is_available():
+    torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0))%torch.cuda.device_count())
 
 # %% ../nbs/08_distributed.ipynb #efd844c7
 def share(
@@ -101,7 +106,10 @@ def weights_sum(
 class RankTrainer(DistributedTrainer):
     "fastai's, with loaders of ours, and a look at the weights after every epoch"
     name = 'distributed_trainer'
-    def _wrap_dl(self, dl): return dl if isinstance(dl, DistributedDL) else RankDL(dl, device=self.accelerator.device)
+    def _wrap_dl(self, dl):
+        if isinstance(dl, DistributedDL): return dl
+        if hasattr(dl, 'to'): dl.to(self.accelerator.device) # with what its transforms keep there
+        return RankDL(dl, device=self.accelerator.device)
 
     def after_epoch(self):
         self.recorder.log = L(broadcast_object_list(list(self.recorder.log))) # equal to the last bit: callbacks decide by it
@@ -140,14 +148,13 @@ def distrib_ctx(self:Learner,
     try: yield self.to_distributed(sync_bn, **kwargs) if num_distrib()>1 else self
     finally:
         self.model = get_model(self.model) # after an interrupt, too
-        self.dls.loaders = [dl.dl if isinstance(dl, DistributedDL) else dl for dl in self.dls.loaders]
+        self.dls.loaders = [whole_dl(dl) for dl in self.dls.loaders]
         self.detach_distributed()
 
 # %% ../nbs/08_distributed.ipynb #016754f5
 def join_processes():
-    "Meet the other processes and take the GPU that is this one's; alone, do nothing"
+    "Meet the other processes; alone, do nothing"
     if num_distrib()<2: return
-    if torch.cuda.is_available(): torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
     PartialState(cpu=not torch.cuda.is_available())
 
 def leave_processes():

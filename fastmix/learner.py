@@ -137,6 +137,7 @@ def _learner(cls, dls, what, precision, compile, lr, opt_func, cbs, arch, n, n_h
     xs = _images(dls, getattr(dls, 'n_samples', 1))
     model = make_model(arch, get_c(dls), n, n_heads, xs[0].shape[1], pretrained)
     _check_model(model, xs, get_c(dls), n)
+    model.to(dls.device) # now, so that what `learn.load` brings comes to the same place
     if pretrained and model.n_in==3: _normalize(dls, model.net)
     fused = {'fused': True} if torch.device(ifnone(dls.device, 'cpu')).type=='cuda' and opt_func is nesterov_sgd else {}
     cbs = L(cbs) if L(cbs).filter(risinstance(StepDecay)) else [StepDecay(), *L(cbs)]
@@ -144,7 +145,7 @@ def _learner(cls, dls, what, precision, compile, lr, opt_func, cbs, arch, n, n_h
     learn = cls(dls, model, lr=lr, opt_func=partial(opt_func, **fused) if fused else opt_func, cbs=cbs, splitter=splitter, **kwargs)
     learn.add_cb(LossWatch())
     learn.gather_args = dict # of fastai's `WandbCallback`, whose own fails with fastcore 2.2 for every learner
-    if compile: compile_model(learn.model, learn.dls.device)
+    if compile: compile_model(learn.model, dls.device, opt_func is nesterov_sgd and not L(cbs).filter(risinstance(GradientAccumulation)))
     what = f"{what}: {set_precision(learn, precision)}{', compiled' if compile else ''}"
     if not rank_distrib(): print(what)
     return learn
@@ -158,7 +159,7 @@ def mixup_c_learner(
     pretrained:bool=False, # Whether a timm, torchvision or fastai network starts with its pretrained weights
     loss_func=None, # Loss of one head; `None`: the loaders' own
     metrics=None, # `None`: the accuracy of each head, `Top2` and `Top2All`
-    precision:str='auto', # `'fp32'`: exact; `'bf16'`, `'fp16'`: autocast; `'auto'`: what the device is fast at
+    precision:str='auto', # `'fp32'`: no autocast; `'bf16'`, `'fp16'`: autocast; `'auto'`: what the device is fast at
     compile:bool=False, # Whether `torch.compile` makes the network faster, after it took its time
     lr:float=.1, # Initial learning rate (section 5.1)
     opt_func=nesterov_sgd, # Optimizer (section 5.1)
@@ -185,7 +186,7 @@ def mixup_learner(
     arch=resnet56, # Network: see `make_model`
     pretrained:bool=False, # Whether a timm, torchvision or fastai network starts with its pretrained weights
     metrics=None, # `None`: accuracy, and `Top2` and `Top2All` where validation is mixed
-    precision:str='auto', # `'fp32'`: exact; `'bf16'`, `'fp16'`: autocast; `'auto'`: what the device is fast at
+    precision:str='auto', # `'fp32'`: no autocast; `'bf16'`, `'fp16'`: autocast; `'auto'`: what the device is fast at
     compile:bool=False, # Whether `torch.compile` makes the network faster, after it took its time
     lr:float=.1, # Initial learning rate (section 5.1)
     opt_func=nesterov_sgd, # Optimizer (section 5.1)
@@ -233,7 +234,7 @@ def predict_many(self:Learner,
             if scale!=1: x = x*scale
             pad = x[:1].expand(0 if same else -len(x)%N, *x.shape[1:]) # fills the last slots
             xs = [x]*N if same else torch.cat([x,pad]).unflatten(0, (-1,N)).unbind(1)
-            p = getcallable(self.loss_func, 'activation')(m(*xs))
+            p = getcallable(self.loss_func, 'activation')(m.forward(*xs)) # not compiled: it would be for every size of a batch
             probs.append(p if same else p.reshape(-1, p.shape[-1])[:len(x)])
     return _one_answer(dls, torch.cat(probs))
 
@@ -253,7 +254,8 @@ class Head(GetAttr):
     def get_preds(self, with_input=False, with_loss=False, with_decoded=False, act=None, **kwargs):
         "As `Learner.get_preds`, of the head and its slot alone"
         x,p,y = self.learn.get_preds(dl=self.pairs, with_input=True, act=noop)
-        x,p,y,loss = x[self.i],p[:,self.i],y[self.i],self.loss_func.func
+        x,p,y,loss = x[self.i],p[:,self.i],y[self.i],deepcopy(self.loss_func.func)
+        if hasattr(loss, 'to'): loss.to('cpu') # as the predictions are
         probs = ifnone(act, getcallable(loss, 'activation'))(p)
         return (*[x]*with_input, probs, y, *[getcallable(loss, 'decodes')(probs)]*with_decoded, *[unreduced(loss)(p, y)]*with_loss)
 

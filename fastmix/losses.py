@@ -9,7 +9,7 @@ __all__ = ['unreduced', 'mixed_loss', 'weighted_loss', 'HeadsLoss']
 import inspect
 from copy import copy
 from fastai.basics import *
-from fastai.losses import CrossEntropyLossFlat
+from fastai.losses import BaseLoss, CrossEntropyLossFlat
 from .checks import *
 from .core import *
 
@@ -74,7 +74,7 @@ def weighted_loss(
     return _total(each*(w[:,None]/_divisor(loss, each)), loss)
 
 # %% ../nbs/01_losses.ipynb #ea8f0047
-class HeadsLoss:
+class HeadsLoss(BaseLoss): # by which fastai knows that it has to be moved to the device
     "Each head's loss on its own slot, added up (section 4.2); for one softmax, the mean over the slots' labels (4.1)"
     def __init__(self,
         func=None, # Loss of one head; `None`: `CrossEntropyLossFlat`

@@ -55,7 +55,7 @@ def top2_all(
 
 # %% ../nbs/03_metrics.ipynb #b3cbbcc5
 class MixMetric(Metric):
-    "Mean over mixtures of a score between 0 and 1"
+    "Mean over mixtures of a score between 0 and 1; those where it is NaN do not count"
     def reset(self): self.total,self.count = 0.,0
     def score(self, pred, y): raise NotImplementedError
 
@@ -64,11 +64,11 @@ class MixMetric(Metric):
         if y is None: return
         if learn.pred.ndim==2: y = order_labels(y, w) # heads have places of their own
         s = learn.to_detach(self.score(learn.pred, y), cpu=False)
-        self.total = self.total + s.sum()
-        self.count += len(s)
+        self.total = self.total + s.nansum()
+        self.count = self.count + s.isfinite().sum() # on its device, as whoever asks for a number waits for a GPU
 
     @property
-    def value(self): return float(self.total)/self.count if self.count else None
+    def value(self): return float(self.total)/int(self.count) if self.count else None
 
 class Top2(MixMetric):
     "The share of slots whose class is named at its place (top2-precision, section 3.2); if λ_x = ½ the order is chance"

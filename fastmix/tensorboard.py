@@ -9,6 +9,7 @@ __all__ = ['SlotsTensorBoardCallback']
 from fastai.vision.all import *
 from fastai.callback.tensorboard import TensorBoardCallback
 from .learner import _with_slots
+from .resuming import whole_dl
 
 # %% ../nbs/07_tensorboard.ipynb #9ec72c83
 class SlotsTensorBoardCallback(TensorBoardCallback):
@@ -18,10 +19,10 @@ class SlotsTensorBoardCallback(TensorBoardCallback):
         super().before_fit()
         self.trace_model = trace
         if not self.run or not trace: return
-        x,was = self.dls.one_batch()[0][:2].as_subclass(Tensor),self.model.training
+        x,m,was = whole_dl(self.dls.train).one_batch()[0][:2].as_subclass(Tensor),get_model(self.model),self.model.training
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter('ignore', torch.jit.TracerWarning) # the checks of the network's input are no part of its graph
-            self.writer.add_graph(self.model.eval(), (x,)*getattr(self.model, 'n_samples', 1))
+            self.writer.add_graph(m.eval(), (x,)*getattr(m, 'n_samples', 1))
         self.model.train(was)
 
     def after_batch(self):
@@ -35,7 +36,7 @@ class SlotsTensorBoardCallback(TensorBoardCallback):
         preds,self.log_preds = self.log_preds,False
         super().after_epoch()
         self.log_preds = preds
-        if preds: self._draw(self.dls.valid)
+        if preds and num_distrib()<2: self._draw(self.dls.valid) # a batch is a matter for all processes, this one is alone here
 
     def _draw(self, dl):
         self.learn.one_batch(0, dl.one_batch())

@@ -77,7 +77,7 @@ class DevicePrecision(MixedPrecision):
 
     def after_loss(self): self._leave()
 
-_one_batch = Learner.one_batch
+_one_batch,_all_batches = Learner.one_batch,Learner.all_batches
 
 @patch
 def one_batch(self:Learner, i, b):
@@ -125,7 +125,7 @@ def pick_precision(
 
 def set_precision(
     learn:Learner, # Gets callbacks for precision and memory format
-    precision:str='auto', # `'fp32'`: exact; `'bf16'`, `'fp16'`: autocast; `'auto'`: bf16 where the device is fast at it, else fp32
+    precision:str='auto', # `'fp32'`: no autocast; `'bf16'`, `'fp16'`: autocast; `'auto'`: bf16 where the device is fast at it, else fp32
     channels_last:bool=True # Whether the network's weights have their channels last
 )->str: # What was chosen, in words
     "Choose precision and memory format for the learner's device"
@@ -139,11 +139,13 @@ def set_precision(
 # %% ../nbs/04_training.ipynb #3036eb29
 def compile_model(
     model:nn.Module, # Compiled in place, when it is first called
-    device # Where it will run; `None`: fastai's default device
+    device, # Where it will run; `None`: fastai's default device
+    graphs:bool=True # Whether gradients are set to `None` after every step, as CUDA graphs need it
 ):
     "Let `torch.compile` fuse the network, into CUDA graphs on a GPU"
+    torch._dynamo.reset() # it compiles 8 variants of all networks together, and then no more, without a word
     cuda = _device(device).type=='cuda'
-    model.compile(**(dict(mode='reduce-overhead', dynamic=False) if cuda else {}))
+    model.compile(**(dict(mode='reduce-overhead' if graphs else None, dynamic=False) if cuda else {}))
 
 # %% ../nbs/04_training.ipynb #e1c7c3d7
 class SmoothLoss(AvgSmoothLoss):
@@ -155,7 +157,7 @@ class SmoothLoss(AvgSmoothLoss):
 
 class LossWatch(Callback):
     "Stop when the training loss is not finite"
-    order,run_valid,_stateattrs = Recorder.order+1,False,('shown',)
+    order,run_valid,start,_stateattrs = Recorder.order+1,False,0,('shown',)
     def __init__(self,
         every:int=50 # Number of batches between two looks on a GPU
     ): self.every = check_int('every', every, 1)
@@ -166,15 +168,17 @@ class LossWatch(Callback):
     def before_train(self): self.start = len(self.recorder.losses)
 
     def after_batch(self):
-        if self.iter%self.every==0 or self.loss.device.type=='cpu': self.look()
+        if self.iter%self.every==0 or self.loss.device.type=='cpu' or hasattr(self.learn, 'lr_finder'): self.look() # it stops by each loss
         self.learn.smooth_loss = self.shown # what the progress bar shows
 
     def after_train(self):
-        if len(self.recorder.losses)==self.start: return
-        self.recorder.losses[self.start:] = torch.stack(self.recorder.losses[self.start:]).cpu().unbind()
-        self.look()
+        if len(self.recorder.losses)>self.start: self.look()
 
     after_cancel_epoch = after_cancel_fit = after_train # of `lr_find`, for one
+
+    def gather(self):
+        "Take the losses of this epoch off the device, all at once"
+        if new := self.recorder.losses[self.start:]: self.recorder.losses[self.start:] = torch.stack(new).cpu().unbind()
 
     def look(self):
         self.shown = self.recorder.losses[-1].cpu()
@@ -185,3 +189,10 @@ class LossWatch(Callback):
         kept = getattr(getattr(self.learn, 'checkpoint', None), 'last', None)
         return (f'the loss is not finite since epoch {self.epoch}, batch {i}, learning rate {self.recorder.lrs[self.start+i]:g}'
                 + (f'; the last good checkpoint is {kept}' if kept else ''))
+
+@patch
+def all_batches(self:Learner):
+    "fastai's, after which the losses are where `plot_loss` can draw them, also when an exception or Ctrl-C ends it"
+    try: _all_batches(self)
+    finally:
+        for cb in self.cbs.filter(risinstance(LossWatch)): cb.gather()

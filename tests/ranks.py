@@ -1,5 +1,5 @@
 "What every process of a distributed test runs; run alone it is the one process to compare with: `ranks.py OUT BS`"
-import os, sys
+import os, sys, tempfile
 from fastai.vision.all import *
 from fastmix.all import *
 from fastmix.data import digit_image, digit_label
@@ -66,6 +66,15 @@ def spoiled(bs):
         with learn.no_logging(), learn.distrib_ctx(): learn.fit(1)
     except RuntimeError as e: return str(e)
 
+def drawn(bs):
+    "The first process draws, without waiting for the others; whether this one did"
+    from fastmix.tensorboard import SlotsTensorBoardCallback
+    folder = Path(tempfile.mkdtemp())
+    learn = mixup_c_learner(loaders('pairs', bs, 17), arch=network(2))
+    learn.remove_cb(ProgressCallback)
+    with learn.no_logging(), learn.distrib_ctx(): learn.fit(1, cbs=SlotsTensorBoardCallback(folder))
+    return len(folder.ls())>0
+
 def too_large(bs):
     learn = mixup_learner(loaders('ordinary', 30, 17), arch=network(1)) # 60 in all, of 45
     try:
@@ -74,7 +83,7 @@ def too_large(bs):
 
 def everything(bs):
     res = {f'{kind} {n}': train(kind, bs, n) for kind in ('pairs','memory','ordinary') for n in (23,17)}
-    if num_distrib(): res.update(draws=draws(bs), pairs=pairs(bs), spoiled=spoiled(bs), too_large=too_large(bs))
+    if num_distrib(): res.update(draws=draws(bs), pairs=pairs(bs), spoiled=spoiled(bs), drawn=drawn(bs), too_large=too_large(bs))
     return res
 
 if __name__=='__main__':

@@ -188,6 +188,10 @@ def test_partners_of_numbers(path):
     with pytest.raises(ValueError, match='have several, or numbers'): other_class_permutation(torch.rand(4))
     with pytest.raises(ValueError, match="partner='oter': expected one of"): MultiSampleDataBlock(partner='oter')
 
+def test_pinned_loaders_in_memory(path):
+    "What is on a GPU already cannot be pinned"
+    assert in_memory(make(path, pin_memory=True)).train.pin_memory is False
+
 def test_pickled_loaders_read_files_again(path):
     dls = in_memory(make(path))
     assert torch.equal(labels(pickle.loads(pickle.dumps(dls)).valid), labels(dls.valid))

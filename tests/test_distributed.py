@@ -5,7 +5,7 @@ import pytest, torch
 from safetensors.torch import load_file
 
 here,exe = Path(__file__).parent,Path(sys.executable).parent
-env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore', 'PYTHONPATH': str(here.parent)}
+env = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore', 'PYTHONPATH': str(here.parent)}
 
 def start(*args, cwd=here): return subprocess.Popen(list(map(str, args)), env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 def end(p, limit=240): # output, errors
@@ -56,11 +56,14 @@ def test_weights_that_differ_are_noticed(ran):
 def test_batches_that_are_too_large_for_all_together(ran):
     for r in ran[1]: assert r['too_large']=='bs=30: expected at most 22, the training samples for each of 2 processes'
 
+def test_tensorboard_draws_in_one_process(ran):
+    assert [r['drawn'] for r in ran[1]]==[True,False]
+
 def test_said_once(ran):
     "The first process alone speaks, and says both batch sizes"
     out = ran[2].splitlines()
-    assert out.count('2 processes with 4 samples each, 8 in every step; batch norm of each on its own')==len(kinds)+3
-    assert len(out)==2*(len(kinds)+3)+1 # one learner was refused
+    assert out.count('2 processes with 4 samples each, 8 in every step; batch norm of each on its own')==len(kinds)+4
+    assert len(out)==2*(len(kinds)+4)+1 # one learner was refused
 
 train = '--epochs 2 --bs 64 --size 8 --arch resnet20 --seed 1 --precision fp32'.split()
 

@@ -4,7 +4,7 @@ import numpy as np, pandas as pd, pytest
 from experiments import cli, report, results, runs, train, verdicts
 from experiments.verdicts import FAILS, HOLDS, NONE, OPEN
 import fastmix.all
-from fastai.basics import Callback, tensor
+from fastai.basics import Callback, tensor, torch
 
 fork = multiprocessing.get_context('fork')
 
@@ -36,7 +36,7 @@ def test_a_line_tells_all(smoke):
 
 def test_compile_reaches_both_trainings(smoke, tmp_path, monkeypatch):
     compiled = []
-    monkeypatch.setattr('fastmix.learner.compile_model', lambda m, device: compiled.append(m.n_samples))
+    monkeypatch.setattr('fastmix.learner.compile_model', lambda m, *_: compiled.append(m.n_samples))
     s = runs.heads('smoke', 0)
     d = train.train(s, tmp_path, compile=True)
     assert compiled==[2,1] and d['compile'] and d['figures']==results.read(smoke/'smoke.jsonl')[runs.key(s)]['figures']
@@ -127,7 +127,7 @@ def test_the_recipe_is_chosen_on_held_out_images():
     assert all(s['evaluate']=='held_out' for _,s in cands)
     done = {runs.key(s): dict(figures=dict(single_acc=.9 if t['net']=='mixup' else .5)) for t,s in cands}
     test = runs.recipe_test('paper', done)
-    assert [t['net'] for t,_ in test]==['mixup']*3 and all(s['evaluate']=='test' for _,s in test)
+    assert [t['net'] for t,_ in test]==['mixup']*3+['ERM']*3 and all(s['evaluate']=='test' for _,s in test)
     done.popitem()
     assert runs.recipe_test('paper', done)==[]
 
@@ -234,8 +234,36 @@ def test_a_diverged_run_is_written_down(tmp_path, monkeypatch):
     def diverge(*a): raise FloatingPointError('the loss is not finite')
     monkeypatch.setattr(train, 'train', diverge)
     cli.main(['fig4', '--results', str(tmp_path)])
-    d, = results.read(tmp_path/'smoke.jsonl').values()
+    done = results.read(tmp_path/'smoke.jsonl')
+    d, = done.values()
     assert d['failed']=='the loss is not finite' and d['figures']=={}
+    assert report.table('fig4', 'smoke', done).runs[0]=='0 of 1, 1 diverged'
+    assert report.judged('fig4', {'cpu':done and {}, 'smoke':done})['smoke: verdict'][0].endswith('(1 runs of this figure diverged)')
+
+def test_a_diverged_recipe_is_not_chosen():
+    done = {runs.key(s): dict(figures={}, failed='x') if t['net']!='mixup' else dict(figures=dict(single_acc=.1)) for t,s in runs.recipe('paper')}
+    assert [t['net'] for t,_ in runs.recipe_test('paper', done)]==['mixup']*3+['ERM']*3
+
+def test_a_run_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):
+    def do(s, *args):
+        if s['seed']==1: raise torch.OutOfMemoryError('too large')
+        fake(s, *args)
+    monkeypatch.setattr(cli, 'do', do)
+    with pytest.raises(SystemExit, match='1 runs failed'): cli.work('fig4', 'cpu', tmp_path)
+    assert len(results.read(tmp_path/'cpu.jsonl'))==2 and 'too large' in capsys.readouterr().err
+
+def test_one_lambda_per_batch_in_training_alone(tmp_path):
+    s = {**runs.heads('smoke', 0, tune=False, lam_x=.5, per='batch'), 'epochs':1}
+    seen = {}
+    class See(Callback):
+        order = 50
+        def after_pred(self): seen.setdefault(self.training, []).append(len({*self.learn.batch_mixup_c.mixed.w_x[:,0].tolist()}))
+    learn = train.learner(s, train.loaders(s, 2))
+    learn.add_cb(See())
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+        learn.validate()
+    assert set(seen[True])=={1} and min(seen[False])>50
 
 def test_interrupt(tmp_path, monkeypatch, capsys):
     def stop(*a): raise KeyboardInterrupt

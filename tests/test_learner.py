@@ -335,6 +335,24 @@ def test_exported_on_a_gpu_loaded_on_a_cpu(tmp_path):
     a,b = (o.predict_many([digit_image(i) for i in range(5)]) for o in (learn,other))
     assert_close(torch.stack([o[2] for o in a]), torch.stack([o[2] for o in b]), atol=1e-3, rtol=0)
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_loaded_before_the_first_fit(tmp_path):
+    "Momentum and weights of a file come to the GPU, in a learner that never ran"
+    make = lambda: quiet(mixup_c_learner(digits_dls(), arch=tiny, path=tmp_path))
+    learn = make()
+    learn.fit(1)
+    learn.save('a')
+    make().load('a').fit(1)
+
+def test_the_loss_is_moved_to_the_device(tmp_path):
+    "Class weights, for one: fastai moves those losses that it knows"
+    class Moves(CrossEntropyLossFlat):
+        def to(self, device): self.device = device
+    loss = Moves()
+    learn = quiet(mixup_c_learner(tiny_dls('pairs', tmp_path), arch=tiny, loss_func=loss))
+    learn.fit(1)
+    assert loss.device==learn.dls.device
+
 # Loggers
 
 def test_wandb(tmp_path, monkeypatch):

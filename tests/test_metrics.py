@@ -4,7 +4,7 @@ from fastai.vision.all import *
 from fastmix.distributed import RankDL
 from fastmix.all import *
 from fastmix.core import keyed_rng
-from fastmix.metrics import order_labels, top2, top2_all
+from fastmix.metrics import MixMetric, order_labels, top2, top2_all
 
 class Heads(nn.Module):
     "Two heads, or one softmax, on 8 numbers"
@@ -50,6 +50,18 @@ def whole(kept): # the same figures, over everything at once
 def check(values, kept):
     for part,what in (('train',True), ('valid',False)):
         for k,v in whole(kept[what]).items(): assert abs(values[f'{part}_{k}']-v)<1e-6, (part, k)
+
+class Odd(MixMetric):
+    "How often a mixture whose first label is odd has an even second one"
+    def score(self, pred, y): return torch.where(y[:,0]%2==1, (y[:,1]%2==0).float(), torch.nan)
+
+def test_mixtures_that_do_not_count():
+    m = Odd()
+    m.reset()
+    assert m.value is None
+    for y in ([[1,2],[2,2]], [[3,3],[5,4]], [[2,1]]):
+        m.accumulate(SimpleNamespace(pred=torch.zeros(len(y), 2, 10), yb=tuple(tensor(y).T), to_detach=lambda t, **_: t))
+    assert m.value==2/3
 
 @pytest.mark.parametrize('n_heads', [1,2])
 @pytest.mark.parametrize('bs', [1,4,5,20])

@@ -10,13 +10,13 @@ import fastai.callback.schedule
 from fastai.callback.progress import ProgressCallback
 import numpy as np
 from fastmix.all import MixupC, Mixup, MixupX, MultiSample, StepDecay, digits_dls, mixup_c_learner, mixup_learner
-from fastmix.resuming import Checkpoint, RunLog, fcntl, load_checkpoint, write_whole
+from fastmix.resuming import Checkpoint, RunLog, fcntl, load_opt, load_checkpoint, write_whole
 
 here = Path(__file__).parent
 
 def kills(tmp_path, n, processes, seed):
     "What came of killing `n` runs of `fastmix-train` at random moments"
-    env = {**os.environ, 'PYTHONPATH': str(here.parent), 'PYTHONWARNINGS': 'ignore'}
+    env = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'PYTHONPATH': str(here.parent), 'PYTHONWARNINGS': 'ignore'}
     res = subprocess.run([sys.executable, here/'kills.py', tmp_path, str(n), str(processes), str(seed)], capture_output=True, text=True, env=env)
     assert res.returncode==0, res.stderr
     report = json.loads(res.stdout.splitlines()[-1])
@@ -222,6 +222,16 @@ def test_loaders_of_pytorch(tmp_path):
     fit(1)
     assert len(fit(None))==3
     with pytest.raises(ValueError, match='holds no whole'): [cut(p) for p in tmp_path.iterdir()], fit(None)
+
+def test_state_of_fastais_optimizers_comes_to_the_weights():
+    "`meta` stands in for a GPU"
+    on_meta = Learner(DataLoaders([], []), nn.Linear(2, 2, device='meta'), loss_func=noop, opt_func=Adam)
+    on_cpu = Learner(DataLoaders([], []), nn.Linear(2, 2), loss_func=noop, opt_func=Adam)
+    for learn in (on_meta,on_cpu): learn.create_opt()
+    for p in on_cpu.model.parameters(): p.grad = torch.ones_like(p)
+    on_cpu.opt.step()
+    load_opt(on_meta, on_cpu.opt.state_dict())
+    assert {t.device.type for s in on_meta.opt.state.values() for t in s.values() if isinstance(t, torch.Tensor)}=={'meta'}
 
 def test_folder_in_use(broken_off):
     with pytest.raises(ValueError, match='expected a folder without checkpoints, or resume=True'): run(broken_off)

@@ -10,7 +10,7 @@ from fastai.callback.schedule import ParamScheduler, SchedLin
 from hypothesis import given, settings, strategies as st
 from fastmix.all import MultiSample, StepDecay, digits_dls, mixup_c_learner, mixup_learner, nesterov_sgd, resnet20
 from fastmix.resuming import Checkpoint
-from fastmix.training import LossWatch, SmoothLoss, has_fast_bf16, set_precision, step_decay
+from fastmix.training import LossWatch, SmoothLoss, compile_model, has_fast_bf16, set_precision, step_decay
 
 class Batches(Callback):
     "Keep what the network was trained on"
@@ -188,6 +188,19 @@ def test_lr_find_beyond_divergence(data):
     assert len(learn.recorder.losses)==40 and all(map(torch.equal, was, learn.model.parameters()))
 
 @pytest.mark.skipif(not shutil.which('c++') and not shutil.which('g++'), reason='torch.compile needs a C++ compiler on a CPU')
+def test_every_network_is_compiled(monkeypatch):
+    "Also the tenth; Dynamo gives up after eight variants of the same code, without a word"
+    graphs,compile = [],nn.Module.compile
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+    monkeypatch.setattr(nn.Module, 'compile', lambda self, **_: compile(self, backend=backend))
+    for i in range(10):
+        net,before = MultiSample(nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(4, 2)), 1, 1, 1),len(graphs)
+        compile_model(net, 'cpu')
+        for mode in (True,False): net.train(mode)(torch.randn(2, 1, 2, 2))
+        assert len(graphs)>=before+2, i
+
 def test_compile(tmp_path):
     "With resuming, export, validation, and a last batch of another size"
     def learner(compile):
