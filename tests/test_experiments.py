@@ -1,4 +1,4 @@
-import json, multiprocessing, os, signal, time
+import json, math, multiprocessing, os, signal, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from experiments import cli, report, results, runs, train, verdicts
@@ -152,8 +152,9 @@ def test_calibration():
 def test_confusion():
     y = tensor([[0,1],[0,1],[2,2],[1,0]])
     pred = (tensor([[1,1],[0,0],[2,2],[2,0]])[...,None]==tensor(range(3))).float()
-    assert train.Confused(0).score(pred, y).tolist()==[1,0,0] and train.Wrong(0).score(pred, y).tolist()==[1,0,1]
-    assert train.Confused(1).score(pred, y).tolist()==[0,1,0] and train.Both().score(pred, y).tolist()==[0,0,1,0]
+    for f,want in ((train.Confused(0), [1,0,math.nan,0]), (train.Wrong(0), [1,0,math.nan,1]), (train.Confused(1), [0,1,math.nan,0])):
+        assert f.score(pred, y).tolist()==pytest.approx(want, nan_ok=True) # nothing to confuse in the third
+    assert train.Both().score(pred, y).tolist()==[0,0,1,0]
 
 # Verdicts, on lines made up for the purpose
 def made_up(claim, f, scale='cpu'): return {runs.key(s): dict(figures=f(t)) for t,s in runs.claims[claim](scale)}
@@ -264,6 +265,17 @@ def test_one_lambda_per_batch_in_training_alone(tmp_path):
         learn.fit(1)
         learn.validate()
     assert set(seen[True])=={1} and min(seen[False])>50
+
+@pytest.mark.parametrize('ends,done,status', [((0,0),True,0), ((0,0),False,1), ((0,-9),True,1)], ids=['all','some_left','killed'])
+def test_status_of_several_processes(tmp_path, monkeypatch, ends, done, status):
+    ends = list(ends)
+    class Process:
+        def __init__(self, *_, **__): self.status = ends.pop()
+        def wait(self): return self.status
+    monkeypatch.setattr(cli.subprocess, 'Popen', Process)
+    if done: [results.append(tmp_path/'smoke.jsonl', dict(key=k)) for k in runs.runs_of('fig4', 'smoke')]
+    with pytest.raises(SystemExit) as e: cli.main(['fig4', '--jobs', '2', '--results', str(tmp_path)])
+    assert e.value.code==status and not ends
 
 def test_interrupt(tmp_path, monkeypatch, capsys):
     def stop(*a): raise KeyboardInterrupt
