@@ -31,10 +31,10 @@ def over_r(
             ax.errorbar(d.mean().index, d.mean(), d.std().fillna(0), label=label, marker='.', ls=ls, capsize=2)
         rs = sorted(df.r.unique())
         ceiling = [.5 if nm=='mixup-L' or r==0 else 1-.5/n_classes for r in rs] # with λ_x=½ the order is chance; else `fastmix.core.top2_ceiling`
-        ax.plot(rs, ceiling, color='gray', lw=1, ls=':', label='ceiling of Top2')
+        ax.plot(rs, ceiling, color='gray', ls='', marker='_', ms=14, label='ceiling of Top2')
         ax.set(title=nm, xlabel='R', ylim=(0,1.03))
     axs[0].set_ylabel(f'accuracy, scale {scale}')
-    axs[-1].legend(fontsize=7)
+    axs[-1].legend(fontsize=7, loc='center', bbox_to_anchor=(.5,.72))
 
 def over_epochs(
     claim:str, # One of `runs.claims`
@@ -58,9 +58,10 @@ def over_epochs(
             if ys and not each: _band(ax, range(1, len(ys[0])+1), ys, label)
         ax.axhline(1/n_classes, color='gray', lw=1, ls=':', label='chance')
         ax.set(title=p, xlabel='epoch', ylim=(0,1.03))
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.legend(fontsize=7)
     n = runs.scales[scale].get('n_curve')
     axs[0].set_ylabel(f'accuracy, scale {scale}' + (f'\n(test: {n:,} images)' if n else ''))
-    axs[-1].legend(fontsize=7)
 
 def dots(
     claim:str, # One of `runs.claims`

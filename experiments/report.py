@@ -3,7 +3,7 @@ import os
 from pathlib import Path
 import numpy as np, pandas as pd
 from . import results, runs, verdicts
-from .verdicts import NONE, frame
+from .verdicts import FAILS, HOLDS, NONE, OPEN, frame
 
 titles = dict(
     table1='Table 1: fine-tuning on single images', fig4='Figure 4: two heads', fig5='Figure 5: λ on images or on labels only',
@@ -135,6 +135,11 @@ def where(done):
     how = one(lambda d: d.get('precision', '')+', compiled'*d.get('compile', False)).removeprefix(', ')
     return f"{len(done)} of its runs, on {one(lambda d: d['device'])}; {how}; code {commits}; {libs}"
 
+def counted(sc, done):
+    "How many claims came to each verdict at a scale"
+    vs = pd.Series([verdicts.verdict(r, frame(r['claim'], sc, done), sc)[0] for r in verdicts.rules]).value_counts()
+    return 'Of {} claims: {}'.format(len(verdicts.rules), ', '.join(f'{vs[v]} {v}' for v in (HOLDS,FAILS,OPEN,NONE) if v in vs))
+
 def load(
     folder=results.default_folder # Of the JSON lines
 )->dict: # For each scale that can decide, its finished runs by their keys
@@ -155,7 +160,7 @@ def text(
     for sc,d in done.items():
         s = ', '.join(f'{k} {v}' for k,v in runs.scales[sc].items())
         out.append(f'**Scale `{sc}`**: {s}; {runs.n_seeds[sc]} seeds, {runs.n_seeds5[sc]} for figure 5. {where(d)}. '
-                   f'`fastmix-paper all --scale {sc}`')
+                   f'`fastmix-paper all --scale {sc}`' + (f'\n\n{counted(sc, d)}.' if d else ''))
     for c in runs.claims:
         out += [f'## {titles[c]}', f'`fastmix-paper {c} --scale …`. Control: {controls[c]}.', md(judged(c, done))]
         out += [at_scale(c, sc, d) for sc,d in done.items()]
