@@ -138,7 +138,7 @@ def where(done):
 def counted(sc, done):
     "How many claims came to each verdict at a scale"
     vs = pd.Series([verdicts.verdict(r, frame(r['claim'], sc, done), sc)[0] for r in verdicts.rules]).value_counts()
-    return 'Of {} claims: {}'.format(len(verdicts.rules), ', '.join(f'{vs[v]} {v}' for v in (HOLDS,FAILS,OPEN,NONE) if v in vs))
+    return 'Of {} claims: {}'.format(len(verdicts.rules), ', '.join(f'{v} {vs[v]}' for v in (HOLDS,FAILS,OPEN,NONE) if v in vs))
 
 def load(
     folder=results.default_folder # Of the JSON lines
