@@ -12,8 +12,11 @@ titles = dict(
     gradient='Rules of the same expected gradient', slots='What one trunk can carry', speed='Images per second',
     calibration='Calibration', recipe='The best recipe for single images')
 controls = dict(
-    table1='ERM, and ERM with the same extra epochs. The order of mixup-L, and so its mixed top-1, is chance: both images are equally strong', fig4='confusion: what the errors over C-1 classes give by themselves',
-    fig5='figure 4: the same network without λ (but judged on unscaled images, and with twice the weight on the losses)', fig5_batch='figure 4: the same network without λ',
+    table1='ERM, and ERM with the same extra epochs. The order of mixup-L, and so its mixed top-1, is chance: both images are '
+           'equally strong',
+    fig4='confusion: what the errors over C-1 classes give by themselves',
+    fig5='figure 4: the same network without λ (but judged on unscaled images, and with twice the weight on the losses)',
+    fig5_batch='figure 4: the same network without λ',
     fig2='the same λ in both; a mixture of one class twice is never counted, so the best possible is 1-1/C = 90%',
     fig6='the same network with both labels true, which is that of figure 4; and ERM',
     fig1='Top2All, which does not ask for the order: where it does not grow with Top2, the order has become visible, and nothing else. The '

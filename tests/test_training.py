@@ -187,7 +187,6 @@ def test_lr_find_beyond_divergence(data):
     learn.lr_find(num_it=40, stop_div=False, show_plot=False)
     assert len(learn.recorder.losses)==40 and all(map(torch.equal, was, learn.model.parameters()))
 
-@pytest.mark.skipif(not shutil.which('c++') and not shutil.which('g++'), reason='torch.compile needs a C++ compiler on a CPU')
 def test_every_network_is_compiled(monkeypatch):
     "Also the tenth; Dynamo gives up after eight variants of the same code, without a word"
     graphs,compile = [],nn.Module.compile
@@ -201,6 +200,7 @@ def test_every_network_is_compiled(monkeypatch):
         for mode in (True,False): net.train(mode)(torch.randn(2, 1, 2, 2))
         assert len(graphs)>=before+2, i
 
+@pytest.mark.skipif(not shutil.which('c++') and not shutil.which('g++'), reason='torch.compile needs a C++ compiler on a CPU')
 def test_compile(tmp_path):
     "With resuming, export, validation, and a last batch of another size"
     def learner(compile):
