@@ -75,7 +75,7 @@ def main(
     p.add_argument('claim', choices=[*runs.claims, 'all', 'report'], metavar='CLAIM',
                    help=f"one of {', '.join(runs.claims)}; 'all'; or 'report': write CLAIMS.md anew")
     p.add_argument('--scale', choices=list(runs.scales), default='smoke',
-                   help='smoke: digits, seconds; cpu: CIFAR-10, hours; paper: the full training, for a GPU')
+                   help='smoke: digits, seconds; cpu: CIFAR-10, hours; mid: the same for 100 epochs, days; paper: the full training, for a GPU')
     p.add_argument('--jobs', type=int, default=1, help='processes at once, for a GPU that one run does not fill')
     p.add_argument('--compile', action='store_true', help='let torch.compile make the networks faster, which pays where runs are long')
     p.add_argument('--results', type=Path, default=results.default_folder, help='folder of the JSON lines')
