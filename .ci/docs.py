@@ -67,7 +67,7 @@ def process():
 
 # smalldocs: from notebooks to pages
 
-def page_name(nb): return nbpath2html(nb).stem # `00_core.ipynb` is `core`, as nbdev's links have it
+def page_name(nb): return nbpath2html(nb).stem # `02_core.ipynb` is `core`, as nbdev's links have it
 
 def config():
     "`_quarto.yml`, with the pages' new names"

@@ -3,7 +3,7 @@ import argparse, time
 from fastai.vision.all import *
 import fastmix.models
 from fastmix.all import *
-from fastmix.data import digit_image, digit_label
+from fastmix.datasets import digit_image, digit_label
 
 def seconds(f, device): # of one call
     if device.type=='cuda': torch.cuda.synchronize()

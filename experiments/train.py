@@ -5,7 +5,7 @@ from fastai.vision.all import *
 import fastmix, fastmix.all
 from fastmix.all import *
 from fastmix.callback import MixBase
-from fastmix.data import InMemoryDL
+from fastmix.memory import InMemoryDL
 from fastmix.metrics import MixMetric, predicted
 from fastmix.models import cifar_resnet
 from .results import here, source

@@ -7,7 +7,7 @@ import fastmix.all, fastmix.cli # once: the processes to be killed are forks of 
 from fastai.vision.all import *
 
 args = '--epochs 4 --bs 128 --size 8 --seed 3 --precision fp32'.split()
-fastmix.cli.plot_pairs = fastmix.cli.plot_curves = noop # pictures are not what is compared
+fastmix.show.plot_pairs = fastmix.show.plot_curves = noop # pictures are not what is compared
 
 def child(folder, rank, world, port, extra):
     if world>1: os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR='localhost', MASTER_PORT=str(port))

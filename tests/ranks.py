@@ -2,7 +2,7 @@
 import os, sys, tempfile
 from fastai.vision.all import *
 from fastmix.all import *
-from fastmix.data import digit_image, digit_label
+from fastmix.datasets import digit_image, digit_label
 
 def dblock(n_valid, **kwargs):
     return dict(blocks=(ImageBlock(PILImageBW), CategoryBlock), get_items=lambda _: list(range(45+n_valid)), get_x=digit_image,

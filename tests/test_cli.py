@@ -3,7 +3,7 @@ import json, os, signal, subprocess, sys
 import pytest
 from fastai.vision.all import Image, Path, PILImage, load_learner, noop, pd, torch # not `*`: it has names that pytest takes for tests
 from fastmix import cli
-from fastmix.data import digit_image
+from fastmix.datasets import digit_image
 from fastmix.resuming import RunLog
 
 tiny = ['--epochs','2','--size','8','--bs','256']

@@ -406,7 +406,7 @@ def test_cifar_lists_its_files_alike_everywhere(tmp_path, monkeypatch):
     for o in ('train','test'): write(tmp_path/o, n=60)
     res = []
     for order in (1,-1):
-        monkeypatch.setattr('fastmix.data.get_image_files', lambda p: get_image_files(p).sorted()[::order])
+        monkeypatch.setattr('fastmix.datasets.get_image_files', lambda p: get_image_files(p).sorted()[::order])
         dls = cifar_dls(n_samples=1, bs=10, path=tmp_path, device='cpu', num_workers=0)
         res.append([o.relative_to(tmp_path) for o in dls.valid_ds.items])
         assert all(len(b[1].unique())>1 for b in dls.valid)

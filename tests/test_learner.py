@@ -5,8 +5,8 @@ import pytest, torch, torchvision.models as tv
 from torch.testing import assert_close
 from fastai.vision.all import *
 from fastmix.all import *
-from fastmix.data import digit_image, digit_label
-from fastmix.learner import HeadInterpretation, MultiSampleLearner, load_weights, slot_groups
+from fastmix.datasets import digit_image, digit_label
+from fastmix.learner import HeadInterpretation, MultiSampleLearner, slot_groups
 from fastmix.losses import unreduced
 from fastmix.models import Heads
 
@@ -320,7 +320,7 @@ def test_load_learner_in_another_process(pairs):
     pairs.fit(1)
     pairs.export()
     code = f"""from fastai.vision.all import load_learner
-from fastmix.data import digit_image
+from fastmix.datasets import digit_image
 print([o[0] for o in load_learner({str(pairs.path/'export.pkl')!r}).predict_many([digit_image(i) for i in range(3)])])"""
     res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
     assert res.stdout.strip()==str([o[0] for o in pairs.predict_many([digit_image(i) for i in range(3)])]), res.stderr
@@ -466,7 +466,7 @@ def test_a_file_cannot_choose_what_is_called(name, tmp_path):
 def test_a_file_cannot_ask_for_a_download(tmp_path, monkeypatch):
     from safetensors.torch import save_file
     asked = []
-    monkeypatch.setattr('fastmix.learner.make_model', lambda arch, **kw: asked.append(kw) or nn.Linear(1,1,bias=False))
+    monkeypatch.setattr('fastmix.shipping.make_model', lambda arch, **kw: asked.append(kw) or nn.Linear(1,1,bias=False))
     meta = dict(fastmix=json.dumps(dict(arch='timm/test_resnet', n_classes=2, n_samples=1, n_heads=1, n_in=3, pretrained=True)), vocab='[]', settings='{}')
     save_file({'weight': torch.zeros(1,1)}, tmp_path/'w.safetensors', metadata=meta)
     load_weights(tmp_path/'w.safetensors')

@@ -10,7 +10,8 @@ import fastai.callback.schedule
 from fastai.callback.progress import ProgressCallback
 import numpy as np
 from fastmix.all import MixupC, Mixup, MixupX, MultiSample, StepDecay, digits_dls, mixup_c_learner, mixup_learner
-from fastmix.resuming import Checkpoint, RunLog, fcntl, load_opt, load_checkpoint, write_whole
+from fastmix.resuming import Checkpoint, RunLog, fcntl, load_opt, load_checkpoint
+from fastmix.processes import write_whole
 
 here = Path(__file__).parent
 
