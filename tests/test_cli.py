@@ -15,7 +15,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_pictures(monkeypatch): # they take longer than the training
-    for f in ('plot_pairs','plot_curves'): monkeypatch.setattr(cli, f, noop)
+    for f in ('plot_pairs','plot_curves'): monkeypatch.setattr('fastmix.show.'+f, noop)
 
 def status(*args):
     try: cli.main(list(map(str, args)))
