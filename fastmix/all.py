@@ -10,6 +10,6 @@ from fastmix.data import MultiSampleDL, MultiSampleDataLoaders, MultiSampleDataB
 from fastmix.memory import InMemoryDL, PadCrop, in_memory
 from fastmix.datasets import digits_dls, digit_image, digit_label, cifar_dls
 from fastmix.callback import Mix, Mixup, MixupX, MixupL, MixupXL, SamplePairing, MixChoice, MixupC, rhythm, until
-from fastmix.learner import mixup_c_learner, mixup_learner, MultiSampleLearner
+from fastmix.learner import MixupLearner, MultiSampleLearner, mixup_c_learner, mixup_learner
 from fastmix.shipping import load_weights
-import fastmix.distributed, fastmix.show
+import fastmix.show

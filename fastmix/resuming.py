@@ -188,7 +188,7 @@ class Checkpoint(Callback):
                               for cb in cbs if type(cb) is ParamScheduler])
         return _plain({**own, **merge(*map(_given, cbs)), **self.settings})
 
-    def begin(self)->int:
+    def first_epoch(self)->int:
         "The epoch to begin with, all that was remembered put back; `lr_find` is left alone"
         self.run = not hasattr(self.learn, 'lr_finder')
         if not self.run: return 0
@@ -211,7 +211,7 @@ class Checkpoint(Callback):
         if not os.fstat(f.fileno()).st_nlink: return self._lock() # who had it removed the file after we opened it
         self.held = f
 
-    def end(self):
+    def leave_fit(self):
         "Leave the folder to others"
         if not self.held: return
         Path(self.held.name).unlink(missing_ok=True)
@@ -244,15 +244,3 @@ class Checkpoint(Callback):
         write_whole(p, buf.getvalue())
         for old in self.files()[2:]: old.unlink()
         return p
-
-@patch
-def _do_fit(self:Learner):
-    "fastai's loop over the epochs, from the one that a `Checkpoint` calls for"
-    kept = self.cbs.filter(risinstance(Checkpoint))
-    try:
-        first = max([cb.begin() for cb in kept], default=0)
-        for epoch in range(first, self.n_epoch):
-            self.epoch = epoch
-            self._with_events(self._do_epoch, 'epoch', CancelEpochException)
-    finally:
-        for cb in kept: cb.end()

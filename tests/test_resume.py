@@ -9,7 +9,7 @@ from fastai.basics import (SGD, Adam, Callback, CategoryMap, CrossEntropyLossFla
 import fastai.callback.schedule
 from fastai.callback.progress import ProgressCallback
 import numpy as np
-from fastmix.all import MixupC, Mixup, MixupX, MultiSample, StepDecay, digits_dls, mixup_c_learner, mixup_learner
+from fastmix.all import MixupC, Mixup, MixupLearner, MixupX, MultiSample, StepDecay, digits_dls, mixup_c_learner, mixup_learner
 from fastmix.resuming import Checkpoint, RunLog, fcntl, load_opt, load_checkpoint
 from fastmix.processes import write_whole
 
@@ -177,7 +177,7 @@ def test_other_settings_of_a_callback(tmp_path, cb, other, said):
     "What a callback was made with belongs to the run; what it counts does not"
     def fit(cb, n=3):
         set_seed(0)
-        learn = Learner(digits_dls(1, bs=256, size=8), net(1), metrics=accuracy)
+        learn = MixupLearner(digits_dls(1, bs=256, size=8), net(1), metrics=accuracy)
         learn.remove_cb(ProgressCallback)
         with learn.no_logging(): learn.fit(n, cbs=[*cb, Checkpoint(tmp_path, resume=True)])
     fit([cb()])
@@ -190,7 +190,7 @@ def test_other_settings_of_a_callback(tmp_path, cb, other, said):
 def test_other_trainings(tmp_path, change, said):
     def fit(change, rate):
         set_seed(0)
-        learn = Learner(digits_dls(1, bs=256, size=8), net(1), loss_func=CrossEntropyLossFlat(), splitter=lambda m: L(m.net[:2], m.net[2:]).map(params))
+        learn = MixupLearner(digits_dls(1, bs=256, size=8), net(1), loss_func=CrossEntropyLossFlat(), splitter=lambda m: L(m.net[:2], m.net[2:]).map(params))
         learn.remove_cb(ProgressCallback)
         change(learn)
         with learn.no_logging(): learn.fit_one_cycle(2, rate, cbs=Checkpoint(tmp_path, resume=True))
