@@ -8,7 +8,7 @@ from fastai.callback.progress import ProgressCallback
 import fastai.callback.core, fastai.callback.schedule
 from fastai.callback.schedule import ParamScheduler, SchedLin
 from hypothesis import given, settings, strategies as st
-from fastmix.all import MultiSample, StepDecay, digits_dls, mixup_c_learner, mixup_learner, nesterov_sgd, resnet20
+from fastmix.all import MixupLearner, MultiSample, StepDecay, digits_dls, mixup_c_learner, mixup_learner, nesterov_sgd, resnet20
 from fastmix.resuming import Checkpoint
 from fastmix.training import LossWatch, SmoothLoss, compile_model, has_fast_bf16, set_precision, step_decay
 
@@ -94,7 +94,7 @@ def data():
 
 def line(data, bs=10, **kwargs):
     dls = DataLoaders(DataLoader(data, bs=bs, shuffle=True), DataLoader(data, bs=7))
-    return quiet(Learner(dls, nn.Linear(4, 1), loss_func=nn.MSELoss(), **{'opt_func': nesterov_sgd, 'cbs': StepDecay(), **kwargs}))
+    return quiet(MixupLearner(dls, nn.Linear(4, 1), loss_func=nn.MSELoss(), **{'opt_func': nesterov_sgd, 'cbs': StepDecay(), **kwargs}))
 
 @pytest.mark.parametrize('n', [1,2,3,4,7,10,13,30])
 def test_schedule_through_fit(data, n):
