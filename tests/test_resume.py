@@ -1,6 +1,6 @@
 "Runs that were killed and resumed, against one that was left alone; checkpoints that are damaged, foreign or do not fit on the disk"
 from contextlib import suppress
-import json, os, random, resource, shutil, signal, subprocess, sys
+import fcntl, json, os, random, resource, shutil, signal, subprocess, sys, time
 import pytest
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.callback.training import GradientAccumulation
@@ -10,8 +10,8 @@ import fastai.callback.schedule
 from fastai.callback.progress import ProgressCallback
 import numpy as np
 from fastmix.all import MixupC, Mixup, MixupLearner, MixupX, MultiSample, StepDecay, digits_dls, mixup_c_learner, mixup_learner
-from fastmix.resuming import Checkpoint, RunLog, fcntl, load_opt, load_checkpoint
-from fastmix.processes import write_whole
+from fastmix.processes import lock_folder, write_whole
+from fastmix.resuming import Checkpoint, RunLog, load_checkpoint, load_opt
 
 here = Path(__file__).parent
 
@@ -84,7 +84,8 @@ def test_differs_without_resuming(tmp_path):
     run(tmp_path/'b', stop=2)
     p = max((tmp_path/'b').iterdir())
     d = load_checkpoint(p)
-    d['state']['processes'][0]['random']['torch'] = torch.get_rng_state()
+    python,numpy,_,cuda = d['state']['processes'][0]['random']
+    d['state']['processes'][0]['random'] = python,numpy,torch.get_rng_state(),cuda
     torch.save(d, p)
     assert not same(whole, run(tmp_path/'b', resume=True))
 
@@ -239,17 +240,37 @@ def test_folder_in_use(broken_off):
 
 def test_folder_just_left_by_another(tmp_path, monkeypatch):
     "Who has the folder leaves it, and removes the lock's file, between our opening and locking the file"
-    lock,seen = fcntl.lockf,[]
-    def lockf(f, how):
-        seen.append(f.name)
-        if len(seen)==1: os.unlink(f.name)
-        return lock(f, how)
-    monkeypatch.setattr(fcntl, 'lockf', lockf)
+    lock,seen = fcntl.flock,[]
+    def flock(fd, how):
+        if how & fcntl.LOCK_EX: seen.append(os.readlink(f'/proc/self/fd/{fd}'))
+        if len(seen)==1: os.unlink(seen[0])
+        return lock(fd, how)
+    monkeypatch.setattr(fcntl, 'flock', flock)
     cb = Checkpoint(tmp_path)
-    cb._lock()
-    assert len(seen)==2 and os.path.samestat(os.stat(seen[0]), os.fstat(cb.held.fileno()))
-    cb.end()
+    cb.folder_lock = lock_folder(tmp_path)
+    monkeypatch.undo()
+    assert len(seen)==2 and seen[0]==seen[1]
+    with pytest.raises(ValueError, match='busy'): lock_folder(tmp_path)
+    cb.leave_fit()
     assert not os.listdir(tmp_path)
+
+def test_workers_do_not_inherit_the_lock(tmp_path):
+    "A process that was killed while its worker lives on has left the folder"
+    ours,theirs = os.pipe()
+    pid = os.fork()
+    if not pid:
+        lock_folder(tmp_path)
+        worker = os.fork()
+        if not worker: time.sleep(30)
+        os.write(theirs, b'%d' % worker)
+        time.sleep(30)
+    worker = int(os.read(ours, 20))
+    try:
+        with pytest.raises(ValueError, match='expected a folder that no other process is busy with'): lock_folder(tmp_path)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        lock_folder(tmp_path).release()
+    finally: os.kill(worker, signal.SIGKILL)
 
 def test_log_of_an_early_stop(tmp_path):
     run(tmp_path/'a', cbs=[RunLog(tmp_path, {}), EarlyStoppingCallback(patience=1, min_delta=10)])
