@@ -10,7 +10,6 @@ from fastmix.learner import HeadInterpretation, MultiSampleLearner, slot_groups
 from fastmix.losses import unreduced
 from fastmix.models import Heads
 
-for k in [k for k in globals() if k.startswith('test')]: del globals()[k] # fastcore's, which pytest would collect
 
 tiny = partial(cifar_resnet, 8)
 vocab = [str(i) for i in range(10)]
