@@ -1,28 +1,20 @@
 "What N slots gain and cost: images per second of one trunk with N = 1, 2, 3, 4 slots, and their accuracy on the digits"
-import argparse, time
+import argparse, sys
 from fastai.vision.all import *
 import fastmix.models
 from fastmix.all import *
-from fastmix.datasets import digit_image, digit_label
-
-def seconds(f, device): # of one call
-    if device.type=='cuda': torch.cuda.synchronize()
-    start = time.perf_counter()
-    f()
-    if device.type=='cuda': torch.cuda.synchronize()
-    return time.perf_counter()-start
+from pathlib import Path
+sys.path.insert(0, str(Path(__file__).resolve().parents[1])) # where `experiments` lies
+from experiments.timing import interleaved
 
 def throughput(arch, ns, images, size, rounds, device):
     "Median images per second of each N, all measured in turn in every round, and the median ratio to N = 1"
     calls = []
     for n in ns:
-        m = arch(10, n_samples=n).eval().to(device)
-        calls.append(partial(m, *torch.randn(n, images//n, 3, size, size, device=device)))
-    with torch.no_grad():
-        for c in calls: c() # warm up
-        ts = tensor([[seconds(c, device) for c in calls] for _ in range(rounds)]) # [rounds,len(ns)]
-    done = tensor([images//n*n for n in ns])
-    return (done/ts).median(0).values, ((done/ts)/(done/ts)[:,:1]).median(0).values
+        net = arch(10, n_samples=n).eval().to(device)
+        calls.append(partial(net, *torch.randn(n, images//n, 3, size, size, device=device)))
+    with torch.no_grad(): rate = tensor([images//n*n for n in ns])/tensor(interleaved(calls, rounds, device=device))
+    return rate.median(0).values, (rate/rate[:,:1]).median(0).values
 
 def accuracy_of(n, seed, epochs, depth, size):
     "Accuracy on the 360 held-out digits of `n` different images at once, and of the same image in every slot"

@@ -13,13 +13,13 @@ def do(
 ):
     "Do one run and write it down"
     from . import train
-    work,about = folder/'unfinished'/key,train.about()
-    try: res = train.speed(s) if s.get('kind')=='speed' else train.train(s, work, compile)
+    work_folder,made_by = folder/'unfinished'/key,train.provenance()
+    try: res = train.speed(s) if s.get('kind')=='speed' else train.train(s, work_folder, compile)
     except FloatingPointError as e: # it diverged, which is a result too
         res = dict(figures={}, curves={}, seconds={}, failed=str(e))
-    d = dict(key=key, scale=scale, settings=s, seed=s.get('seed'), **res, **about)
+    d = dict(key=key, scale=scale, settings=s, seed=s.get('seed'), **res, **made_by)
     results.append(folder/f'{scale}.jsonl', {**d, 'finished': datetime.now(timezone.utc).isoformat(timespec='seconds')})
-    for o in work.iterdir():
+    for o in work_folder.iterdir():
         if o.is_dir(): shutil.rmtree(o)
 
 def work(

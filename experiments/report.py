@@ -124,9 +124,21 @@ def md(df):
     line = lambda cs: '| '+' | '.join(str(c).replace('|', '/') for c in cs)+' |'
     return '\n'.join([line(df.columns), line(['---']*df.shape[1]), *map(line, df.itertuples(index=False))])
 
+def ran(claim, scale, done):
+    "Whether any run of the claim is there"
+    return frame(claim, scale, done).run.any()
+
+def not_run(
+    claim:str, # One of `runs.claims`
+    done:dict # For each scale its finished runs, by their keys
+)->str: # Empty where every scale has a run
+    "The scales at which no run of the claim is there, in words"
+    scales = [f'`{sc}`' for sc,d in done.items() if not ran(claim, sc, d)]
+    return f"Not run yet: scale {', '.join(scales)}." if scales else ''
+
 def at_scale(claim, scale, done):
     "The table of a claim under its heading"
-    if not frame(claim, scale, done).run.any(): return f'Scale `{scale}`: {NONE}'
+    if not ran(claim, scale, done): return ''
     return f'Scale `{scale}`:\n\n{md(table(claim, scale, done))}'
 
 def where(done):
@@ -145,19 +157,20 @@ def counted(sc, done):
 
 def load(
     folder=results.default_folder # Of the JSON lines
-)->dict: # For each scale that can decide, its finished runs by their keys
+)->dict: # For each scale that can decide, the largest first, its finished runs by their keys
     "What was run so far"
-    return {sc: results.read(Path(folder)/f'{sc}.jsonl') for sc in ('cpu','paper')}
+    return {sc: results.read(Path(folder)/f'{sc}.jsonl') for sc in ('paper','mid','cpu')}
 
 about = """Accuracies are of the last epoch, in percent, mean ± standard deviation over seeds. CIFAR-10 is a JPEG-coded copy in
 fastai's layout, so expect them a little under those of the original pixels. Training accuracies are those of the batches as
-they were trained on. No setting was chosen by test images. Scale `cpu` is a short training of few images: see how low the
+they were trained on. No setting was chosen by test images. Scale `paper` is the paper's training. Scale `mid` has its epochs and
+schedule, a ResNet-20 and a fifth of the images, which ERM fits. Scale `cpu` is a short training of few images: see how low the
 training accuracies still are. Its verdicts are about such a training, and need not be those of the paper's."""
 
 def text(
     folder # Of the JSON lines
 )->str: # Markdown
-    "All claims at the two scales that can decide about them"
+    "All claims at the scales that can decide about them"
     done = load(folder)
     out = ['# Claims', '*Written by `fastmix-paper report` from `results/*.jsonl`; not to be edited.*', verdicts.__doc__, about]
     for sc,d in done.items():
@@ -166,7 +179,7 @@ def text(
                    f'`fastmix-paper all --scale {sc}`' + (f'\n\n{counted(sc, d)}.' if d else ''))
     for c in runs.claims:
         out += [f'## {titles[c]}', f'`fastmix-paper {c} --scale …`. Control: {controls[c]}.', md(judged(c, done))]
-        out += [at_scale(c, sc, d) for sc,d in done.items()]
+        out += [at_scale(c, sc, d) for sc,d in done.items()] + [not_run(c, done)]
     return '\n\n'.join(o for o in out if o)+'\n'
 
 def show(
@@ -175,8 +188,9 @@ def show(
 ):
     "Verdicts and figures of a claim, for a notebook"
     from IPython.display import Markdown
-    parts = [md(judged(claim, done)), *[at_scale(claim, sc, d) for sc,d in done.items()], f'Control: {controls[claim]}.']
-    return Markdown('\n\n'.join(parts))
+    parts = [md(judged(claim, done)), *[at_scale(claim, sc, d) for sc,d in done.items()]]
+    parts += [not_run(claim, done), f'Control: {controls[claim]}.']
+    return Markdown('\n\n'.join(filter(None, parts)))
 
 def write(
     folder # Of the JSON lines

@@ -95,10 +95,10 @@ def gradient(scale):
 def _recipes(scale, seed, evaluate):
     "Candidates for the best single-image accuracy; with fine-tuning, the epochs are the paper's in all"
     n,ft = (scales[scale][k] for k in ('epochs','ft_epochs'))
-    own = dict(evaluate=evaluate, wd=5e-4)
-    short = dict(epochs=n-ft, **own) if n>ft else own
-    return {'ERM': run(scale, seed, 'erm', tune=False, **own),
-            'mixup': run(scale, seed, 'mixup', r=.5, tune=False, **own),
+    whole = dict(evaluate=evaluate, wd=5e-4)
+    short = dict(epochs=n-ft, **whole) if n>ft else whole
+    return {'ERM': run(scale, seed, 'erm', tune=False, **whole),
+            'mixup': run(scale, seed, 'mixup', r=.5, tune=False, **whole),
             'mixup, fine-tuned': run(scale, seed, 'mixup', r=.5, **short),
             'mixup R=.3, fine-tuned': run(scale, seed, 'mixup', r=.3, **short),
             'mixup-C, fine-tuned': heads(scale, seed, **short)}

@@ -9,6 +9,7 @@ from fastmix.memory import InMemoryDL
 from fastmix.metrics import MixMetric, predicted
 from fastmix.models import cifar_resnet
 from .results import here, source
+from .timing import interleaved
 
 n_held_out = dict(digits=200, cifar10=5000)
 
@@ -28,16 +29,16 @@ class Confused(MixMetric):
     def name(self): return f'confused_{self.i}'
     def pick(self, pred, y): return predicted(pred, y.shape[1])[:,self.i],y[:,self.i],y[:,(self.i+1)%y.shape[1]]
     def score(self, pred, y):
-        p,own,other = self.pick(pred, y)
-        return torch.where(own!=other, (p==other).float(), torch.nan)
+        said,true,other = self.pick(pred, y)
+        return torch.where(true!=other, (said==other).float(), torch.nan)
 
 class Wrong(Confused):
     "How often head `i` is wrong, among the same mixtures: what `Confused` is to be compared with"
     @property
     def name(self): return f'wrong_{self.i}'
     def score(self, pred, y):
-        p,own,other = self.pick(pred, y)
-        return torch.where(own!=other, (p!=own).float(), torch.nan)
+        said,true,other = self.pick(pred, y)
+        return torch.where(true!=other, (said!=true).float(), torch.nan)
 
 class BatchMixupC(MixupC):
     "One λ for each batch in training; at evaluation one per sample, as few batches would be few draws of λ"
@@ -85,8 +86,9 @@ def mixing(s):
     kw = dict(seed=s['seed'], per=s.get('per') or 'sample')
     m,r = s['method'],s.get('r')
     if m=='mixup_c':
-        own = {k:s[k] for k in ('n_samples','lam_x','lam_l','random_label') if s.get(k) is not None}
-        return (BatchMixupC if s.get('per')=='batch' else MixupC)(**own, mix_valid=s.get('lam_x') is not None, **kw)
+        names = 'n_samples','lam_x','lam_l','random_label'
+        kw.update({k:s[k] for k in names if s.get(k) is not None}, mix_valid=s.get('lam_x') is not None)
+        return BatchMixupC(**kw) if s.get('per')=='batch' else MixupC(**kw)
     if m=='mixup_xl': return MixupXL(r, r, mix_valid=True, **kw)
     if m=='erm': return None
     return dict(mixup=Mixup, mixup_x=MixupX, mixup_l=MixupL)[m](r, mix_valid=True, **kw)
@@ -190,25 +192,25 @@ def speed(
     rounds:int=15 # All N are timed in turn in each, so that a disturbance meets all
 )->dict: # Images per second of each N, and the median ratio to N = 1
     "How many images a forward pass answers for"
-    images = images or (7680 if default_device().type=='cuda' else 240)
-    device,ni,size = default_device(),1 if s['data']=='digits' else 3,8 if s['data']=='digits' else 32
-    calls = [partial(cifar_resnet(s['depth'], n_samples=n, n_in=ni).eval().to(device, memory_format=torch.channels_last),
-                     *torch.randn(n, images//n, ni, size, size, device=device)) for n in s['ns']]
+    device = default_device()
+    images = images or (7680 if device.type=='cuda' else 240)
+    n_in,size = (1,8) if s['data']=='digits' else (3,32)
+    calls = []
+    for n in s['ns']:
+        net = cifar_resnet(s['depth'], n_samples=n, n_in=n_in).eval()
+        net = net.to(device, memory_format=torch.channels_last)
+        calls.append(partial(net, *torch.randn(n, images//n, n_in, size, size, device=device)))
     half = s['precision']=='bf16' or (s['precision']=='auto' and device.type=='cuda')
-    def seconds(f):
-        start = time.perf_counter()
-        f()
-        if device.type=='cuda': torch.cuda.synchronize()
-        return time.perf_counter()-start
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
-        for f in calls*3: seconds(f) # warm up
-        rate = tensor([[images/seconds(f) for f in calls] for _ in range(rounds)]) # [rounds,len(ns)]
+        rate = images/tensor(interleaved(calls, rounds, device=device)) # [rounds,len(ns)]
     cols = dict(images_per_s=rate, ratio=rate/rate[:,:1])
-    figures = {f'{k}_{n}': plain(v) for k,r in cols.items() for n,v in zip(s['ns'], r.median(0).values)} | dict(images=images)
+    figures = dict(images=images)
+    for k,r in cols.items():
+        figures.update({f'{k}_{n}': plain(v) for n,v in zip(s['ns'], r.median(0).values)})
     return dict(figures=figures, curves={}, seconds={})
 
 @lru_cache # as they are when it is first called: the code that is loaded, whatever is committed meanwhile
-def about()->dict: # Code, libraries and machine
+def provenance()->dict: # Code, libraries and machine
     "What a result depends on besides its settings"
     def git(*a): return subprocess.run(['git', *a], cwd=here, capture_output=True, text=True).stdout.strip() if source else ''
     changed = git('status', '--porcelain', '--', '../fastmix', *map(str, here.glob('*.py')))

@@ -10,7 +10,6 @@ from fastmix.learner import HeadInterpretation, MultiSampleLearner, slot_groups
 from fastmix.losses import unreduced
 from fastmix.models import Heads
 
-for k in [k for k in globals() if k.startswith('test')]: del globals()[k] # fastcore's, which pytest would collect
 
 tiny = partial(cifar_resnet, 8)
 vocab = [str(i) for i in range(10)]
@@ -234,8 +233,11 @@ def test_shows(learn):
     for f in (learn.show_results, partial(learn.show_results, ds_idx=0, max_n=3)):
         plt.close('all')
         f()
-        titles = [ax.get_title().split('\n') for ax in plt.gcf().axes if ax.get_title()]
-        assert titles and all('|' in o for lines in titles for o in lines) and {len(o) for o in titles}=={2}
+        words = [[(o.get_text(), o.get_color()) for o in ax.texts] for ax in plt.gcf().axes if ax.texts]
+        assert words and [o[0] for o in words[0][4:]]==['predicted','true'] # a legend for the rows
+        for (said0,color0),(said1,color1),(true0,_),(true1,_),*_ in words:
+            assert color0==('green' if said0==true0 else 'red')
+            assert color1==('green' if said1==true1 else 'red')
     plt.close('all')
 
 def test_interpretation_of_each_head(learn):

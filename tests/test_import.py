@@ -1,0 +1,53 @@
+"Importing fastmix adds names to fastai, and replaces none"
+import os, subprocess, sys
+
+code = '''
+import inspect, sys
+import fastai.vision.all, fastai.distributed, fastai.callback.all, fastcore.all, fasttransform, accelerate
+libs = 'fastai','fastcore','fasttransform','accelerate','plum','torch.optim','torch.nn.modules'
+
+def parts(o):
+    "What makes a function what it is"
+    f = getattr(o, '__func__', o)
+    return [getattr(f, k, None) for k in ('__code__','__defaults__','__kwdefaults__')]
+
+def seen():
+    "Every function and class of these libraries, and what each class holds, by where it is found"
+    found = {}
+    for name,module in list(sys.modules.items()):
+        if module is None or not name.startswith(libs): continue
+        for k,o in list(vars(module).items()):
+            if not (inspect.isclass(o) or callable(o)): continue
+            found[name,k] = [o, *parts(o)]
+            if not inspect.isclass(o) or not o.__module__.startswith(libs): continue
+            for attr,v in list(vars(o).items()): found[name,k,attr] = [v, *parts(v)]
+    return found
+
+ours = '__doc__','__annotations__','__abstractmethods__','_abc_impl','__annotations_cache__'
+before = seen()
+import fastmix.all, fastmix.cli, fastmix.tensorboard
+after = seen()
+gone = [k for k in before if k not in after]
+changed = [k for k,v in before.items() if k in after and k[-1] not in ours and any(a is not b for a,b in zip(v, after[k]))]
+assert ('fastai.learner','Learner','fit') in before and len(before)>5000
+print(len(before), gone, changed)
+'''
+
+def test_nothing_is_replaced():
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    assert res.returncode==0, res.stderr
+    count,_,rest = res.stdout.strip().splitlines()[-1].partition(' ')
+    assert int(count)>5000 and rest=='[] []'
+
+def test_importing_takes_no_gpu_under_a_launcher():
+    "Under `torchrun` too, importing only imports"
+    spy = '''
+import torch, sys
+torch.cuda.is_available,torch.cuda.device_count = lambda: True,lambda: 2
+torch.cuda.set_device = lambda *a: sys.exit(f'set_device{a}')
+import fastmix.all
+'''
+    env = dict(RANK='1', WORLD_SIZE='2', LOCAL_RANK='1')
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', spy], capture_output=True, text=True,
+                         env={**os.environ, **env})
+    assert res.returncode==0, res.stderr
