@@ -26,18 +26,14 @@ choices = dict(
 
 def data_kind(s): return s.data if s.data in ('digits','cifar10') else 'folder'
 
-def _fill_in(s): # what was not given
-    preset = presets[data_kind(s)]
-    share = preset['bs']//int(os.environ.get('WORLD_SIZE', 1))
-    for k,v in {**preset, 'bs': max(1, share)}.items():
-        if getattr(s, k) is None: setattr(s, k, v)
-
 def _check_settings(s):
-    if data_kind(s)=='folder':
+    kind,processes = data_kind(s),int(os.environ.get('WORLD_SIZE', 1))
+    for k,v in {**presets[kind], 'bs': max(1, presets[kind]['bs']//processes)}.items():
+        if getattr(s, k) is None: setattr(s, k, v)
+    if kind=='folder':
         if not Path(s.data).is_dir():
             raise ValueError(f"data={s.data!r}: expected 'digits', 'cifar10' or a folder of images")
         s.data = str(Path(s.data).resolve())
-    _fill_in(s)
     for k,names in choices.items(): check_choice(k, getattr(s, k), names)
     for k in ('epochs','bs','size','n_samples'): check_int(k, getattr(s, k), 1)
     check_int('seed', s.seed, 0, 2**32-1)
@@ -124,23 +120,19 @@ def make_dls(
     s:Settings
 ): # `DataLoaders` of `n_samples` slots, or of single images for the additive methods
     "The loaders that the settings ask for"
+    import fastai.vision.all as fv, fastmix.all as fm
     from accelerate import PartialState
-    from fastai.vision.all import Normalize, Resize, URLs, imagenet_stats, num_distrib, untar_data
-    from fastmix.data import MultiSampleDataLoaders
-    from fastmix.datasets import cifar_dls, digits_dls
-    from fastmix.memory import PadCrop
     kw = dict(n_samples=s.n_samples if s.method=='mixup_c' else 1, bs=s.bs)
-    if data_kind(s)=='digits': return digits_dls(size=s.size, **kw)
+    if data_kind(s)=='digits': return fm.digits_dls(size=s.size, **kw)
     if data_kind(s)=='cifar10':
-        alone = num_distrib()<2
-        with contextlib.nullcontext() if alone else PartialState().local_main_process_first():
-            return cifar_dls(path=untar_data(URLs.CIFAR), **kw)
+        with PartialState().local_main_process_first(): path = fv.untar_data(fv.URLs.CIFAR)
+        return fm.cifar_dls(path=path, **kw)
     parts = [nm for nm in ('train','valid','val','test') if (Path(s.data)/nm).is_dir()]
     split = dict(valid_pct=.2, seed=s.seed)
     if parts[:1]==['train'] and len(parts)>1: split = dict(train='train', valid=parts[1])
-    tfms = [PadCrop(s.size//8), Normalize.from_stats(*imagenet_stats)]
-    return MultiSampleDataLoaders.from_folder(s.data, item_tfms=Resize(s.size), batch_tfms=tfms,
-                                              skip_bad=s.skip_bad, **split, **kw)
+    tfms = [fm.PadCrop(s.size//8), fv.Normalize.from_stats(*fv.imagenet_stats)]
+    return fm.MultiSampleDataLoaders.from_folder(
+        s.data, item_tfms=fv.Resize(s.size), batch_tfms=tfms, skip_bad=s.skip_bad, **split, **kw)
 
 def make_learner(
     s:Settings,
@@ -160,16 +152,12 @@ def make_learner(
 def _rank(): return int(os.environ.get('RANK', 0)) # without loading anything heavy
 
 def save_curves(
-    learn, # Its path is the run folder
-    s:Settings
+    learn # Its path is the run folder
 ):
     "Draw the figures of all epochs"
     import pandas as pd
-    from fastmix.core import top2_ceiling
     from fastmix.show import plot_curves
-    one_softmax = s.method=='mixup_c' and learn.model.n_heads==1
-    ceiling = top2_ceiling(learn.dls.c) if one_softmax else 1.
-    plot_curves(pd.read_csv(learn.path/'metrics.csv'), ceiling, learn.path/'curves.png')
+    plot_curves(pd.read_csv(learn.path/'metrics.csv'), path=learn.path/'curves.png')
 
 def save_run(
     learn, # A trained learner, its path the run folder
@@ -178,7 +166,7 @@ def save_run(
     "Draw the pictures of a finished run, and save its model"
     from fastmix.processes import whole_file
     from fastmix.show import plot_pairs
-    save_curves(learn, s)
+    save_curves(learn)
     plot_pairs(learn, learn.path/'pairs.png')
     learn.save_weights('model', **run_settings(s))
     with whole_file(learn.path/'model.pkl') as tmp: learn.export(tmp.name)
@@ -196,22 +184,18 @@ def _watchers(s, path): # callbacks for those who look on
         cbs.append(WandbCallback(log_preds=False, log_model=False))
     return cbs
 
-def _fit(learn, s, log):
-    from fastmix.resuming import Checkpoint
-    cbs = [log, Checkpoint(learn.path, s.resume, run_settings(s)), *_watchers(s, learn.path)]
-    try:
-        with learn.distrib_ctx(s.sync_bn): learn.fit(s.epochs, cbs=cbs)
+@contextlib.contextmanager
+def _note_the_end(learn, s, log): # where the training breaks off
+    try: yield
     except BaseException as e:
-        if log.state=='running': _broken_off(learn, s, log, e)
-        raise
-
-def _broken_off(learn, s, log, e):
-    with contextlib.suppress(OSError): # of a full disk, which may be why
+        if log.state!='running' or _rank(): raise
         state = 'interrupted' if isinstance(e, KeyboardInterrupt) else 'failed'
-        log.save(state, error=last_line(e))
-        if log.epochs_done and not _rank(): save_curves(learn, s)
-    done = f'{log.state} after {log.epochs_done} of {s.epochs} epochs'
-    if not _rank(): print(f'\n{done}; see {learn.path}', file=sys.stderr)
+        with contextlib.suppress(OSError): # of a full disk, which may be why
+            log.save(state, error=last_line(e))
+            if log.epochs_done: save_curves(learn)
+        done = f'{state} after {log.epochs_done} of {s.epochs} epochs'
+        print(f'\n{done}; see {learn.path}', file=sys.stderr)
+        raise
 
 # %% ../nbs/18_cli.ipynb #e6393dcc
 @delegates(Settings)
@@ -220,7 +204,7 @@ def train(**kwargs): # The trained learner; its `path` is the run folder
     s = Settings(**kwargs)
     from fastai.vision.all import ProgressCallback, noop, rank_distrib, set_seed
     from fastmix.processes import join_processes, leave_processes, on_rank0
-    from fastmix.resuming import RunLog
+    from fastmix.resuming import Checkpoint, RunLog
     from fastmix.training import pick_precision
     join_processes()
     s.precision = on_rank0(lambda: pick_precision(s.precision)) # a resumed run has the same
@@ -232,7 +216,8 @@ def train(**kwargs): # The trained learner; its `path` is the run folder
     if not bars:
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
-    _fit(learn, s, log)
+    cbs = [log, Checkpoint(learn.path, s.resume, run_settings(s)), *_watchers(s, learn.path)]
+    with _note_the_end(learn, s, log), learn.distrib_ctx(s.sync_bn): learn.fit(s.epochs, cbs=cbs)
     leave_processes()
     if rank: return learn
     save_run(learn, s)
