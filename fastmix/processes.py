@@ -62,7 +62,7 @@ def lock_folder(
 )->FolderLock: # To be released
     "Keep other processes out of `folder`; a `ValueError` where one is busy with it"
     Path(folder).mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(Path(folder)/'.lock.tmp', timeout=0)
+    lock = FolderLock(Path(folder)/'.lock.tmp', timeout=.1, poll_interval=.02) # files come and go
     try: lock.acquire()
     except Timeout:
         problem = 'expected a folder that no other process is busy with'

@@ -277,7 +277,7 @@ def find_checkpoint(
 class Checkpoint(Callback):
     "After every epoch write down all that the training needs to go on. For one `fit`, as its `cbs`"
     order,name = 100,'checkpoint' # after everything that has something to remember
-    folder_lock = facts = last = None # `last` is the file of the last checkpoint
+    trained = folder_lock = facts = last = None # `last` is the file of the last checkpoint
     _stateattrs = ('folder_lock',) # it is not exported with a learner
     def __init__(self,
         folder, # Where the checkpoints of the run are; made if need be

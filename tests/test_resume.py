@@ -339,7 +339,7 @@ def test_loaders_of_pytorch(tmp_path):
         torch.manual_seed(0)
         ds = torch.utils.data.TensorDataset(torch.randn(32, 3), torch.randint(2, (32,)))
         dls = DataLoaders(*[torch.utils.data.DataLoader(ds, batch_size=8, shuffle=s) for s in (True,False)])
-        learn = Learner(dls, nn.Linear(3, 2), CrossEntropyLossFlat(), opt_func=SGD)
+        learn = MixupLearner(dls, nn.Linear(3, 2), CrossEntropyLossFlat(), opt_func=SGD)
         learn.remove_cb(ProgressCallback)
         with learn.no_logging(), suppress(KeyboardInterrupt): learn.fit(3, .1, cbs=[Stop(n), Checkpoint(tmp_path, resume=True)])
         return learn.recorder.values
