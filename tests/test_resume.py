@@ -382,11 +382,11 @@ def test_workers_do_not_inherit_the_lock(tmp_path):
     ours,theirs = os.pipe()
     pid = os.fork()
     if not pid:
-        lock_folder(tmp_path)
+        lock = lock_folder(tmp_path)
         worker = os.fork()
-        if not worker: time.sleep(30)
-        os.write(theirs, b'%d' % worker)
-        time.sleep(30)
+        if worker: os.write(theirs, b'%d' % worker)
+        time.sleep(60)
+        os._exit(0)
     worker = int(os.read(ours, 20))
     try:
         with pytest.raises(ValueError, match='expected a folder that no other process is busy with'): lock_folder(tmp_path)
