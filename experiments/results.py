@@ -1,6 +1,8 @@
 "Finished runs: one JSON line each, appended whole or not at all"
 import fcntl, json, os
+from contextlib import suppress
 from pathlib import Path
+from filelock import FileLock, Timeout
 
 here = Path(__file__).resolve().parent
 source = here.name=='experiments' and (here.parent/'settings.ini').exists() # a checkout; in an installed copy are no results
@@ -34,17 +36,13 @@ def append(
 
 class Claim:
     "Whether this process may do a run: a lock that ends with the process, however it ends"
-    def __init__(self, folder): self.path = Path(folder)/'lock'
+    def __init__(self, folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.lock = FileLock(Path(folder)/'lock', timeout=0)
     def __enter__(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.f = self.path.open('a+')
-        try: fcntl.flock(self.f, fcntl.LOCK_EX|fcntl.LOCK_NB)
-        except BlockingIOError: return False
-        self.f.truncate(0)
-        self.f.write(f'{os.getpid()}\n') # for a reader; the lock itself does not need it
-        self.f.flush()
-        return True
-    def __exit__(self, *_): self.f.close()
+        with suppress(Timeout): self.lock.acquire()
+        return self.lock.is_locked
+    def __exit__(self, *_): self.lock.release()
 
 def final_accuracy(
     line:dict # A finished run

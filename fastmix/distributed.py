@@ -11,7 +11,6 @@ from fastai.basics import *
 from fastai.distributed import *
 from fastai.callback.progress import ProgressCallback
 from .processes import *
-from .resuming import whole_dl
 
 # %% ../nbs/10_distributed.ipynb #efd844c7
 def share(
@@ -154,5 +153,5 @@ def start_distributed(
 def end_distributed(learn:Learner):
     "Leave the network and the loaders as they are for one process, after an interrupt too"
     learn.model = get_model(learn.model)
-    learn.dls.loaders = [whole_dl(dl) for dl in learn.dls.loaders]
+    learn.dls.loaders = [unwrap_dl(dl) for dl in learn.dls.loaders]
     learn.detach_distributed()

@@ -13,18 +13,21 @@ from .core import *
 # %% ../nbs/05_metrics.ipynb #b96421a8
 def mixed_labels(
     learn:Learner # In the middle of a batch
-)->tuple: # Labels `[b,n]`, weights `[b,n]` of the images or `None`; `(None,None)` where nothing is mixed
+)->tuple: # Labels `[b,n]` and the images' weights `[b,n]`; either can be `None`
     "The labels of the samples that were mixed, slot by slot"
-    m = next((cb.mixed for cb in getattr(learn, 'cbs', []) if getattr(cb, 'mixed', None) is not None), None)
-    if m is not None: return m.labels,m.w_x
-    return (torch.stack(tuple(learn.yb), 1),None) if len(learn.yb)>1 else (None,None)
+    for cb in getattr(learn, 'cbs', ()):
+        mixed = getattr(cb, 'mixed', None)
+        if mixed is not None: return mixed.labels,mixed.w_x
+    if len(learn.yb)<2: return None,None
+    return torch.stack(tuple(learn.yb), 1),None
 
 def order_labels(
     y:Tensor, # Labels `[b,n]`
     w:Tensor=None # Weights of the images `[b,n]`; `None`: the slots are in order already
 )->Tensor: # Labels `[b,n]`, the sample of the largest weight first
-    "Put the strongest sample's label first (section 3.2); equal weights keep the order of the batch"
-    return y if w is None else y.gather(1, w.argsort(dim=1, descending=True, stable=True))
+    "Put the strongest sample's label first (section 3.2); equal weights keep the batch's order"
+    if w is None: return y
+    return y.gather(1, w.argsort(dim=1, descending=True, stable=True))
 
 # %% ../nbs/05_metrics.ipynb #fd3604e2
 def predicted(
@@ -44,34 +47,46 @@ def top2(
 def top2_all(
     pred:Tensor, # `[b,n,c]` of N heads or `[b,c]` of one softmax
     y:Tensor, # Labels `[b,n]`
-    paper:bool=False # Whether to add up both orders as the paper's words say; with heads it can exceed 1
+    paper:bool=False # Add up both orders, as the paper says; with heads the sum can exceed 1
 )->Tensor: # `[b]`
     "The share of labels that are named at any place: top2-all-precision (section 3.2)"
     p = predicted(pred, y.shape[1])
     if paper: return (p==y).float().mean(1) + (p.flip(1)==y).float().mean(1)
-    if pred.ndim==2: return (y[:,:,None]==p[:,None]).any(2).float().mean(1) # recall among distinct classes
-    count = lambda a,b: (a[:,:,None]==b[:,None]).sum(2).float() # heads may name a class twice: match multisets
-    return (torch.minimum(count(p,p), count(p,y))/count(p,p)).mean(1)
+    if pred.ndim==2: return (_count(y, p)>0).float().mean(1) # one softmax names no class twice
+    n_named,n_true = _count(p, p),_count(p, y) # named twice, a class is right for two labels only
+    return (torch.minimum(n_named, n_true)/n_named).mean(1)
+
+def _count(p, y):
+    "How often each class of `p` `[b,n]` is among those of `y` `[b,n]`"
+    return (p[:,:,None]==y[:,None]).sum(2).float()
 
 # %% ../nbs/05_metrics.ipynb #b3cbbcc5
 class MixMetric(Metric):
     "Mean over mixtures of a score between 0 and 1; those where it is NaN do not count"
     def reset(self): self.total,self.count = 0.,0
-    def score(self, pred, y): raise NotImplementedError
+    def score(self,
+        pred:Tensor, # `[b,n,c]` of N heads or `[b,c]` of one softmax
+        y:Tensor # Labels `[b,n]`, in order
+    )->Tensor: # `[b]`
+        "The score of each mixture, for a subclass to say"
+        raise NotImplementedError
 
     def accumulate(self, learn):
         y,w = mixed_labels(learn)
         if y is None: return
         if learn.pred.ndim==2: y = order_labels(y, w) # heads have places of their own
-        s = learn.to_detach(self.score(learn.pred, y), cpu=False)
-        self.total = self.total + s.nansum()
-        self.count = self.count + s.isfinite().sum() # on its device, as whoever asks for a number waits for a GPU
+        score = learn.to_detach(self.score(learn.pred, y), cpu=False)
+        self.total = self.total + score.nansum()
+        self.count = self.count + score.isfinite().sum() # a tensor, so that no GPU waits
 
     @property
     def value(self): return float(self.total)/int(self.count) if self.count else None
 
+# %% ../nbs/05_metrics.ipynb #53ce8abd
 class Top2(MixMetric):
-    "The share of slots whose class is named at its place (top2-precision, section 3.2); if λ_x = ½ the order is chance"
+    """The share of slots whose class is named at its place (top2-precision, section 3.2)
+
+    One softmax names the class of the stronger image first. If λ_x = ½ the order is chance."""
     name = 'top2'
     def score(self, pred, y): return top2(pred, y)
 
@@ -79,17 +94,18 @@ class Top2All(MixMetric):
     "The share of labels that are named at any place (top2-all-precision, section 3.2)"
     name = 'top2_all'
     def __init__(self,
-        paper:bool=False # Add up both orders, as the paper's words say: with several heads it can exceed 1
+        paper:bool=False # Add up both orders, as the paper says; with heads the sum can exceed 1
     ): self.paper = paper
     def score(self, pred, y): return top2_all(pred, y, self.paper)
 
 class HeadAccuracy(MixMetric):
-    "Accuracy of head `i` on its own slot (section 5.2); with one softmax, of its `i`-th most probable class"
+    "Accuracy of head `i` on its own slot (section 5.2); of one softmax, of its `i`-th class"
     def __init__(self,
         i:int # Number of the head, from 0
     ): self.i = check_int('i', i, 0)
     @property
     def name(self): return f'head_{self.i}'
     def score(self, pred, y):
-        if self.i>=y.shape[1]: raise ValueError(f'HeadAccuracy({self.i}): expected a head in 0..{y.shape[1]-1}')
-        return (predicted(pred, y.shape[1])==y)[:,self.i].float()
+        n = y.shape[1]
+        if self.i>=n: raise ValueError(f'HeadAccuracy({self.i}): expected a head in 0..{n-1}')
+        return (predicted(pred, n)==y)[:,self.i].float()

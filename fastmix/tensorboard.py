@@ -9,7 +9,7 @@ __all__ = ['SlotsTensorBoardCallback']
 from fastai.vision.all import *
 from fastai.callback.tensorboard import TensorBoardCallback
 from .learner import _with_slots
-from .resuming import whole_dl
+from .processes import *
 
 # %% ../nbs/17_tensorboard.ipynb #9ec72c83
 class SlotsTensorBoardCallback(TensorBoardCallback):
@@ -18,28 +18,33 @@ class SlotsTensorBoardCallback(TensorBoardCallback):
         trace,self.trace_model = self.trace_model,False
         super().before_fit()
         self.trace_model = trace
-        if not self.run or not trace: return
-        x,m,was = whole_dl(self.dls.train).one_batch()[0][:2].as_subclass(Tensor),get_model(self.model),self.model.training
+        if self.run and trace: self._trace(get_model(self.model))
+
+    def _trace(self, m):
+        x = unwrap_dl(self.dls.train).one_batch()[0][:2].as_subclass(Tensor)
+        training = m.training
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter('ignore', torch.jit.TracerWarning) # the checks of the network's input are no part of its graph
+            warnings.simplefilter('ignore', torch.jit.TracerWarning) # of the checks of the input
             self.writer.add_graph(m.eval(), (x,)*getattr(m, 'n_samples', 1))
-        self.model.train(was)
+        m.train(training)
 
     def after_batch(self):
         if not self.training: return
         self.writer.add_scalar('train_loss', self.smooth_loss, self.train_iter)
-        for i,h in enumerate(self.opt.hypers):
-            for k,v in h.items():
-                if v is not None: self.writer.add_scalar(f'{k}_{i}', v, self.train_iter)
+        hypers = {f'{k}_{i}':v for i,h in enumerate(self.opt.hypers) for k,v in h.items()}
+        for k,v in hypers.items():
+            if v is not None: self.writer.add_scalar(k, v, self.train_iter)
 
-    def after_epoch(self):
-        preds,self.log_preds = self.log_preds,False
-        super().after_epoch()
-        self.log_preds = preds
-        if preds and num_distrib()<2: self._draw(self.dls.valid) # a batch is a matter for all processes, this one is alone here
-
-    def _draw(self, dl):
-        self.learn.one_batch(0, dl.one_batch())
-        out = getcallable(self.loss_func, 'decodes')(getcallable(self.loss_func, 'activation')(self.pred))
-        _with_slots(dl, len(self.xb)).show_results(self.xb+self.yb, out, max_n=self.n_preds)
-        self.writer.add_figure('Sample results', plt.gcf(), self.train_iter) # which closes it
+# %% ../nbs/17_tensorboard.ipynb #321ddeea
+@patch
+def after_epoch(self:SlotsTensorBoardCallback):
+    preds,self.log_preds = self.log_preds,False
+    TensorBoardCallback.after_epoch(self)
+    self.log_preds = preds
+    if not preds or num_distrib()>1: return # others would have to take part in the batch
+    dl = self.dls.valid
+    self.learn.one_batch(0, dl.one_batch())
+    act,decode = (getcallable(self.loss_func, o) for o in ('activation','decodes'))
+    dl = _with_slots(dl, len(self.xb))
+    dl.show_results(self.xb+self.yb, decode(act(self.pred)), max_n=self.n_preds)
+    self.writer.add_figure('Sample results', plt.gcf(), self.train_iter) # which closes it

@@ -5,6 +5,7 @@ from fastai.vision.all import *
 from fastai.callback.all import *
 from fastmix.all import *
 from fastmix.core import keyed_rng
+from fastmix.callback import _random_labels
 from fastmix.losses import mixed_loss, unreduced
 from functools import partial
 from hypothesis import given, settings, strategies as st
@@ -80,13 +81,6 @@ def test_per_sample_weighted_cross_entropy_in_float64():
     got = mixed_loss(nn.CrossEntropyLoss(weight=ws.double()), p, [(y1,),(y2,)], torch.stack([lam,1-lam], 1))
     assert torch.allclose(got, want)
     assert torch.allclose(*[torch.autograd.grad(o, p)[0] for o in (got,want)], atol=1e-12)
-
-@pytest.mark.parametrize('loss', averaged_once, ids=repr)
-def test_permuted_labels_need_no_second_look_at_how_they_are_averaged(loss):
-    p,y,w = torch.randn(9,3, requires_grad=True),torch.arange(9)%3,draw_weights(.5, 9)
-    a,b = (mixed_loss(loss, p, [(y,),(y.roll(2),)], w, permuted=o) for o in (True,False))
-    assert torch.allclose(a, b, atol=1e-6)
-    assert torch.allclose(*[torch.autograd.grad(o.sum(), p)[0] for o in (a,b)], atol=1e-6)
 
 def test_partners_of_another_class_have_their_gradient():
     "They are no permutation, so class weights average them otherwise; against the formula"
@@ -285,10 +279,9 @@ def test_any_mixture_under_any_loss_is_the_written_formula(bs, n, seed, loss):
     y,w = torch.randint(3, (bs,), generator=g),draw_weights(.5, bs, n, g).double()
     ys = [y[i] for i in partners(bs, n, g=g)]
     want = sum((w[:,k]*unreduced(loss)(pred, ys[k])).mean() for k in range(n))
-    for permuted in (True,False):
-        got = mixed_loss(loss, pred, [(o,) for o in ys], w, permuted=permuted)
-        assert torch.allclose(got.double(), want.double(), atol=1e-6)
-        assert torch.allclose(*[torch.autograd.grad(o, pred, retain_graph=True)[0] for o in (got,want)], atol=1e-6)
+    got = mixed_loss(loss, pred, [(o,) for o in ys], w)
+    assert torch.allclose(got.double(), want.double(), atol=1e-6)
+    assert torch.allclose(*[torch.autograd.grad(o, pred)[0] for o in (got,want)], atol=1e-6)
 
 @pytest.mark.parametrize('backend', ['aot_eager', pytest.param('inductor', marks=pytest.mark.slow)])
 def test_a_compiled_model_trains_as_it_would(backend):
@@ -445,7 +438,7 @@ def test_weights_on_losses_are_the_written_formula():
 
 def test_random_labels_are_classes():
     cb = MixupC(random_label=1)
-    with pytest.raises(ValueError, match='random_label=1: expected one class per sample'): cb._random_labels((torch.eye(3),)*2, 3, keyed_rng(0))
+    with pytest.raises(ValueError, match='random_label=1: expected one class per sample'): _random_labels((torch.eye(3),)*2, cb.random_label, 3, keyed_rng(0))
 
 def test_random_labels_stay_at_chance_and_leave_the_other_slot_alone():
     seen = []

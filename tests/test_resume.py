@@ -1,6 +1,7 @@
 "Runs that were killed and resumed, against one that was left alone; checkpoints that are damaged, foreign or do not fit on the disk"
 from contextlib import suppress
-import json, os, random, resource, shutil, signal, subprocess, sys
+from functools import partial
+import fcntl, json, math, os, random, resource, shutil, signal, subprocess, sys, time
 import pytest
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.callback.training import GradientAccumulation
@@ -9,9 +10,11 @@ from fastai.basics import (SGD, Adam, Callback, CategoryMap, CrossEntropyLossFla
 import fastai.callback.schedule
 from fastai.callback.progress import ProgressCallback
 import numpy as np
+from PIL import Image
+from fastmix.all import MultiSampleDataLoaders, cifar_resnet, in_memory
 from fastmix.all import MixupC, Mixup, MixupLearner, MixupX, MultiSample, StepDecay, digits_dls, mixup_c_learner, mixup_learner
-from fastmix.resuming import Checkpoint, RunLog, fcntl, load_opt, load_checkpoint
-from fastmix.processes import write_whole
+from fastmix.processes import lock_folder, write_whole
+from fastmix.resuming import Checkpoint, RunLog, data_digest, load_checkpoint, load_opt
 
 here = Path(__file__).parent
 
@@ -84,7 +87,7 @@ def test_differs_without_resuming(tmp_path):
     run(tmp_path/'b', stop=2)
     p = max((tmp_path/'b').iterdir())
     d = load_checkpoint(p)
-    d['state']['processes'][0]['random']['torch'] = torch.get_rng_state()
+    d['state']['processes'][0]['random'][2] = torch.get_rng_state()
     torch.save(d, p)
     assert not same(whole, run(tmp_path/'b', resume=True))
 
@@ -97,16 +100,15 @@ def test_in_the_same_session(tmp_path):
 def test_two_callbacks_of_a_kind(tmp_path):
     "Each gets back what it remembered, also where a progress bar came or went in between"
     best = lambda: [SaveModelCallback(monitor='head_0', fname='a'), SaveModelCallback(fname='b')]
-    run(tmp_path/'b', stop=1, path=tmp_path, cbs=best())
     cbs = best()
+    seen = []
     class Look(Callback):
         def before_epoch(self): seen.append([cb.best for cb in cbs])
-    seen = []
-    Same = type('Look', (Callback,), {})
-    learn = run(tmp_path/'c', stop=1, path=tmp_path, cbs=[*best(), Same()])
-    before = [cb for cb in learn.recorder.values]
+    same_name = type('Look', (Callback,), {})
+    learn = run(tmp_path/'c', stop=1, path=tmp_path, cbs=[*best(), same_name()])
+    _,valid_loss,head_0 = learn.recorder.values[0][:3]
     run(tmp_path/'c', stop=2, resume=True, path=tmp_path, cbs=[*cbs, Look()])
-    assert seen[0]==[before[0][2],before[0][1]]
+    assert seen[0]==[head_0,valid_loss]
 
 def learner(path, **kwargs):
     set_seed(0)
@@ -136,6 +138,14 @@ def broken_off(once, tmp_path): return Path(shutil.copytree(once, tmp_path/'b'))
 
 def test_two_are_kept(once): assert sorted(p.name for p in once.iterdir())==['checkpoint-00001.pt','checkpoint-00002.pt']
 
+def test_a_learner_of_fastai(tmp_path):
+    "It would begin anew"
+    learn = Learner(digits_dls(1, bs=256, size=8), net(1), cbs=Checkpoint(tmp_path/'c'))
+    learn.validate()
+    with learn.no_logging(), pytest.raises(ValueError, match='Learner with a Checkpoint: expected mixup_learner'):
+        learn.fit(1)
+    assert not (tmp_path/'c').exists()
+
 def cut(p): p.write_bytes(p.read_bytes()[:-100])
 def flip(p):
     b = bytearray(p.read_bytes())
@@ -151,6 +161,109 @@ def test_spoiled(broken_off, spoil):
     spoil(newest)
     with pytest.raises(ValueError, match=f'{newest} is no'): load_checkpoint(newest)
 
+def crafted(change, p):
+    d = load_checkpoint(p)
+    change(d)
+    torch.save(d, p)
+
+@pytest.mark.parametrize('change,problem', [
+    (lambda d: d['state'].update(epoch=-5), 'epoch=-5: expected a whole number in 0..4'),
+    (lambda d: d['state'].update(epoch=5), 'epoch=5: expected'),
+    (lambda d: d['state'].update(epoch='1'), "epoch='1': expected"),
+    (lambda d: d['state'].pop('epoch'), 'epoch=None: expected'),
+    (lambda d: d['state'].pop('model'), "cannot be loaded: 'model'"),
+    (lambda d: d['state'].update(opt=[]), 'cannot be loaded'),
+    (lambda d: d['state']['recorder'].update(lrs=None), 'cannot be loaded'),
+    (lambda d: d['state'].update(processes=[]), 'cannot be loaded'),
+    (lambda d: d['state']['model'].popitem(), 'cannot be loaded'),
+    (lambda d: d['facts'].pop('lr'), r'lr=\[0.1\] \(was None\)')])
+def test_crafted(broken_off, change, problem):
+    newest = broken_off/'checkpoint-00002.pt'
+    crafted(change, newest)
+    with pytest.raises(ValueError, match=f'{newest}.*{problem}') as e: run(broken_off, resume=True)
+    assert 'weights_only' not in str(e.value) and len(str(e.value).splitlines())==1
+
+@pytest.mark.parametrize('change', [lambda d: d.pop('state'), lambda d: d.update(facts=1),
+                                    lambda d: d.update(format='fastmix 1')])
+def test_no_checkpoint(broken_off, change):
+    newest = broken_off/'checkpoint-00002.pt'
+    crafted(change, newest)
+    with pytest.raises(ValueError, match=f'{newest} is not a checkpoint of this fastmix'):
+        load_checkpoint(newest)
+
+def test_no_advice_to_run_code(broken_off):
+    newest = broken_off/'checkpoint-00002.pt'
+    code(newest)
+    with pytest.raises(ValueError, match='no whole checkpoint, UnpicklingError') as e: load_checkpoint(newest)
+    assert str(e.value).startswith(str(newest)) and 'weights_only' not in str(e.value)
+
+@pytest.mark.parametrize('leave', [lambda p: os.mkfifo(p), lambda p: p.mkdir()])
+def test_what_is_no_file(tmp_path, broken_off, leave):
+    "A pipe would be waited for, a folder not be replaced"
+    leave(broken_off/'checkpoint-00009.pt')
+    assert same(run(tmp_path/'a'), run(broken_off, resume=True))
+
+def test_weights_that_are_not_finite(tmp_path):
+    "The loss of the last batch was, and the step after it spoiled the weights"
+    class Spoil(Callback):
+        order = 60
+        def after_train(self):
+            if self.epoch==2: next(self.model.parameters()).data[0] = math.nan
+    with pytest.raises(FloatingPointError) as e: run(tmp_path/'a', cbs=[Spoil()])
+    last = tmp_path/'a'/'checkpoint-00001.pt'
+    assert f'not finite after epoch 2; the last good checkpoint is {last}' in str(e.value)
+    assert sorted(p.name for p in last.parent.iterdir())==['checkpoint-00000.pt','checkpoint-00001.pt']
+
+def test_what_a_kill_left(broken_off):
+    "Of a file that was not complete"
+    (broken_off/'.checkpoint-00003.pt.01234567.tmp').touch()
+    (broken_off/'notes.tmp').touch()
+    run(broken_off, resume=True)
+    assert [p.name for p in broken_off.glob('*.tmp')]==['notes.tmp'] and not list(broken_off.glob('.*'))
+
+# Other data of the same size
+
+def pictures(folder, seed=0, names='ab', n=6):
+    rng = np.random.default_rng(seed)
+    for c in names:
+        (folder/c).mkdir(parents=True)
+        for i in range(n): Image.fromarray(rng.integers(0, 255, (8,8), dtype=np.uint8)).save(folder/c/f'{c}{i}.bmp')
+    return folder
+
+def folder_dls(folder, memory=False):
+    dls = MultiSampleDataLoaders.from_folder(folder, valid_pct=.3, seed=0, n_samples=1, bs=4, num_workers=0)
+    return in_memory(dls) if memory else dls
+
+def rename(folder): (folder/'b').rename(folder/'c')
+def replace(folder):
+    f = folder/'a'/'a0.bmp'
+    f.write_bytes(f.read_bytes()[:-8]+bytes(8))
+def move(folder):
+    for f,to in (('a/a0','b/a0'),('b/b0','a/b0')): (folder/f'{f}.bmp').rename(folder/f'{to}.bmp')
+
+@pytest.mark.parametrize('memory', [False,True])
+@pytest.mark.parametrize('change', [rename, replace, move])
+def test_other_data(tmp_path, change, memory):
+    digests = lambda folder: [data_digest(dl) for dl in folder_dls(folder, memory).loaders]
+    folder = pictures(tmp_path/'data')
+    before = digests(folder)
+    copied = Path(shutil.copytree(folder, tmp_path/'elsewhere'/'copy'))
+    assert digests(copied)==before
+    change(folder)
+    assert digests(folder)!=before
+
+def test_other_data_is_refused(tmp_path):
+    folder = pictures(tmp_path/'data')
+    def fit(stop=None):
+        set_seed(0)
+        learn = mixup_learner(folder_dls(folder), arch=partial(cifar_resnet, 8), precision='fp32')
+        learn.remove_cb(ProgressCallback)
+        with learn.no_logging(), suppress(KeyboardInterrupt):
+            learn.fit(3, cbs=[Stop(stop), Checkpoint(tmp_path/'c', resume=True)])
+    fit(stop=None)
+    replace(folder)
+    with pytest.raises(ValueError, match='other settings: data_digest='): fit()
+
 def test_the_one_before(tmp_path, broken_off, capsys):
     cut(broken_off/'checkpoint-00002.pt')
     learn = run(broken_off, resume=True)
@@ -161,18 +274,22 @@ def test_all_spoiled(broken_off):
     for p in broken_off.iterdir(): empty(p)
     with pytest.raises(ValueError, match='holds no whole checkpoint'): run(broken_off, resume=True)
 
-@pytest.mark.parametrize('kwargs,said', [(dict(epochs=6), r'epochs=6 \(was 5\)'), (dict(mix=False), r"callbacks=.*'Mixup'"), (dict(lr=.2), r'lr=\[0.2\] \(was \[0.1\]\)'),
-                                         (dict(precision='bf16'), 'DevicePrecision'), (dict(wd=.3), r'wd=\[0.3\] \(was \[0.0001\]\)'),
-                                         (dict(metrics=[]), "metrics=.*head_0"), (dict(opt_func=Adam), "optimizer='Optimizer' .was 'SGD'")])
+@pytest.mark.parametrize('kwargs,said', [
+    (dict(epochs=6), r'epochs=6 \(was 5\)'), (dict(mix=False), r"callbacks=.*'Mixup'"),
+    (dict(lr=.2), r'lr=\[0.2\] \(was \[0.1\]\)'), (dict(precision='bf16'), 'DevicePrecision'),
+    (dict(wd=.3), r'wd=\[0.3\] \(was \[0.0001\]\)'), (dict(metrics=[]), "metrics=.*head_0"),
+    (dict(opt_func=Adam), "optimizer='Optimizer' .was 'SGD'")])
 def test_other_settings(broken_off, kwargs, said):
     before = {p:p.read_bytes() for p in broken_off.iterdir()}
     with pytest.raises(ValueError, match='other settings.*'+said): run(broken_off, resume=True, **kwargs)
     assert before=={p:p.read_bytes() for p in broken_off.iterdir()}
 
 @pytest.mark.parametrize('cb,other,said', [
-    (lambda: StepDecay(at=.2), lambda: StepDecay(at=(.2,.9), factor=.5), r"StepDecay.at=\(0.2, 0.9\) \(was \(0.2,\)\), StepDecay.factor=0.5 \(was 0.1\)"),
+    (lambda: StepDecay(at=.2), lambda: StepDecay(at=(.2,.9), factor=.5),
+     r"StepDecay.at=\(0.2, 0.9\) \(was \(0.2,\)\), StepDecay.factor=0.5 \(was 0.1\)"),
     (lambda: Mixup(), lambda: Mixup(.3), r'Mixup.x=0.3 \(was 0.5\)'),
-    (lambda: EarlyStoppingCallback(patience=9), lambda: EarlyStoppingCallback('accuracy', patience=9), "EarlyStoppingCallback.monitor='accuracy'")])
+    (lambda: EarlyStoppingCallback(patience=9), lambda: EarlyStoppingCallback('accuracy', patience=9),
+     "EarlyStoppingCallback.monitor='accuracy'")])
 def test_other_settings_of_a_callback(tmp_path, cb, other, said):
     "What a callback was made with belongs to the run; what it counts does not"
     def fit(cb, n=3):
@@ -184,19 +301,25 @@ def test_other_settings_of_a_callback(tmp_path, cb, other, said):
     fit([cb()])
     with pytest.raises(ValueError, match='other settings.*'+said): fit([other()])
 
+def shorten(learn):
+    for tl in learn.dls.train.dataset.tls: tl.items = tl.items[:1400]
+
 @pytest.mark.parametrize('change,said', [
-    (lambda l: l.freeze(), r'trained='), (lambda l: l.dls.train.dataset.tls.map(lambda tl: setattr(tl, 'items', tl.items[:1400])), 'samples='),
-    (lambda l: setattr(l, 'loss_func', LabelSmoothingCrossEntropyFlat()), "loss='LabelSmoothing"), (lambda l: None, 'schedules=')])
+    (lambda l: l.freeze(), 'trained='), (shorten, 'samples='),
+    (lambda l: setattr(l, 'loss_func', LabelSmoothingCrossEntropyFlat()), "loss='LabelSmoothing"),
+    (lambda l: None, 'schedules=')])
 def test_other_trainings(tmp_path, change, said):
     def fit(change, rate):
         set_seed(0)
-        learn = MixupLearner(digits_dls(1, bs=256, size=8), net(1), loss_func=CrossEntropyLossFlat(), splitter=lambda m: L(m.net[:2], m.net[2:]).map(params))
+        learn = MixupLearner(digits_dls(1, bs=256, size=8), net(1), loss_func=CrossEntropyLossFlat(),
+                             splitter=lambda m: L(m.net[:2], m.net[2:]).map(params))
         learn.remove_cb(ProgressCallback)
         change(learn)
         with learn.no_logging(): learn.fit_one_cycle(2, rate, cbs=Checkpoint(tmp_path, resume=True))
     fit(noop, .01)
     fit(noop, .01)
-    with pytest.raises(ValueError, match='other settings.*'+said): fit(change, .5 if said=='schedules=' else .01)
+    with pytest.raises(ValueError, match='other settings.*'+said):
+        fit(change, .5 if said=='schedules=' else .01)
 
 def test_within_a_fit(tmp_path):
     "A learner can be exported, and begin with a later epoch"
@@ -216,13 +339,14 @@ def test_loaders_of_pytorch(tmp_path):
         torch.manual_seed(0)
         ds = torch.utils.data.TensorDataset(torch.randn(32, 3), torch.randint(2, (32,)))
         dls = DataLoaders(*[torch.utils.data.DataLoader(ds, batch_size=8, shuffle=s) for s in (True,False)])
-        learn = Learner(dls, nn.Linear(3, 2), CrossEntropyLossFlat(), opt_func=SGD)
+        learn = MixupLearner(dls, nn.Linear(3, 2), CrossEntropyLossFlat(), opt_func=SGD)
         learn.remove_cb(ProgressCallback)
         with learn.no_logging(), suppress(KeyboardInterrupt): learn.fit(3, .1, cbs=[Stop(n), Checkpoint(tmp_path, resume=True)])
         return learn.recorder.values
     fit(1)
     assert len(fit(None))==3
-    with pytest.raises(ValueError, match='holds no whole'): [cut(p) for p in tmp_path.iterdir()], fit(None)
+    for p in tmp_path.iterdir(): cut(p)
+    with pytest.raises(ValueError, match='holds no whole'): fit(None)
 
 def test_state_of_fastais_optimizers_comes_to_the_weights():
     "`meta` stands in for a GPU"
@@ -239,17 +363,37 @@ def test_folder_in_use(broken_off):
 
 def test_folder_just_left_by_another(tmp_path, monkeypatch):
     "Who has the folder leaves it, and removes the lock's file, between our opening and locking the file"
-    lock,seen = fcntl.lockf,[]
-    def lockf(f, how):
-        seen.append(f.name)
-        if len(seen)==1: os.unlink(f.name)
-        return lock(f, how)
-    monkeypatch.setattr(fcntl, 'lockf', lockf)
+    lock,seen = fcntl.flock,[]
+    def flock(fd, how):
+        if how & fcntl.LOCK_EX: seen.append(os.readlink(f'/proc/self/fd/{fd}'))
+        if len(seen)==1: os.unlink(seen[0])
+        return lock(fd, how)
+    monkeypatch.setattr(fcntl, 'flock', flock)
     cb = Checkpoint(tmp_path)
-    cb._lock()
-    assert len(seen)==2 and os.path.samestat(os.stat(seen[0]), os.fstat(cb.held.fileno()))
-    cb.end()
+    cb.folder_lock = lock_folder(tmp_path)
+    monkeypatch.undo()
+    assert len(seen)==2 and seen[0]==seen[1]
+    with pytest.raises(ValueError, match='busy'): lock_folder(tmp_path)
+    cb.leave_fit()
     assert not os.listdir(tmp_path)
+
+def test_workers_do_not_inherit_the_lock(tmp_path):
+    "A process that was killed while its worker lives on has left the folder"
+    ours,theirs = os.pipe()
+    pid = os.fork()
+    if not pid:
+        lock_folder(tmp_path)
+        worker = os.fork()
+        if not worker: time.sleep(30)
+        os.write(theirs, b'%d' % worker)
+        time.sleep(30)
+    worker = int(os.read(ours, 20))
+    try:
+        with pytest.raises(ValueError, match='expected a folder that no other process is busy with'): lock_folder(tmp_path)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        lock_folder(tmp_path).release()
+    finally: os.kill(worker, signal.SIGKILL)
 
 def test_log_of_an_early_stop(tmp_path):
     run(tmp_path/'a', cbs=[RunLog(tmp_path, {}), EarlyStoppingCallback(patience=1, min_delta=10)])
