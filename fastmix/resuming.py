@@ -22,6 +22,7 @@ def _print_row(cells):
     texts = [f'{c:>10.4f}' if isinstance(c, float) else f'{c!s:>10}' for c in cells]
     print(' '.join(texts), flush=True)
 
+# %% ../nbs/09_resuming.ipynb #14d43569
 class RunLog(Callback):
     "Keep `metrics.csv` and `run.json` in `folder`. For one `fit`, as its `cbs`"
     order = 55 # after the recorder, before those that may end the training
@@ -243,6 +244,7 @@ def checkpoint_files(
     names = f"checkpoint-{'[0-9]'*5}.pt"
     return sorted(filter(Path.is_file, folder.glob(names)), reverse=True)
 
+# %% ../nbs/09_resuming.ipynb #052d4bca
 def save_checkpoint(
     path:Path, # Its name has the number of the epoch
     d:dict # Tensors and Python's own types

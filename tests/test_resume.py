@@ -7,8 +7,8 @@ import pytest
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.basics import (SGD, Adam, Callback, CategoryMap, CrossEntropyLossFlat, DataLoaders, L,
-                           LabelSmoothingCrossEntropyFlat, Learner, Path, accuracy, load_learner, nn,
-                           noop, params, set_seed, torch)
+                           LabelSmoothingCrossEntropyFlat, Learner, Path, accuracy, load_learner,
+                           nn, noop, params, set_seed, torch)
 import fastai.callback.schedule
 from fastai.callback.progress import ProgressCallback
 import numpy as np
@@ -24,8 +24,8 @@ here = Path(__file__).parent
 def kills(tmp_path, n, processes, seed):
     "What came of killing `n` runs of `fastmix-train` at random moments"
     env = dict(os.environ, CUDA_VISIBLE_DEVICES='', PYTHONPATH=str(here.parent))
-    cmd = [sys.executable, '-W','ignore', here/'kills.py', tmp_path, str(n), str(processes), str(seed)]
-    res = subprocess.run(cmd, capture_output=True, text=True, env=env)
+    cmd = [sys.executable, '-W','ignore', here/'kills.py', tmp_path, n, processes, seed]
+    res = subprocess.run(list(map(str, cmd)), capture_output=True, text=True, env=env)
     assert res.returncode==0, res.stderr
     report = json.loads(res.stdout.splitlines()[-1])
     assert len(report)==n and all(r['same'] for r in report), report
