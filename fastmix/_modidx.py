@@ -397,8 +397,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'fastmix.show.show_slots': ('show.html#show_slots', 'fastmix/show.py')},
             'fastmix.tensorboard': { 'fastmix.tensorboard.SlotsTensorBoardCallback': ( 'tensorboard.html#slotstensorboardcallback',
                                                                                        'fastmix/tensorboard.py'),
-                                     'fastmix.tensorboard.SlotsTensorBoardCallback._trace': ( 'tensorboard.html#slotstensorboardcallback._trace',
-                                                                                              'fastmix/tensorboard.py'),
                                      'fastmix.tensorboard.SlotsTensorBoardCallback.after_batch': ( 'tensorboard.html#slotstensorboardcallback.after_batch',
                                                                                                    'fastmix/tensorboard.py'),
                                      'fastmix.tensorboard.SlotsTensorBoardCallback.after_epoch': ( 'tensorboard.html#slotstensorboardcallback.after_epoch',

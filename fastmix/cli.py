@@ -88,7 +88,7 @@ def saved_settings(
     try:
         d = json.loads(file.read_text())['settings']
         return Settings(**{k:d[k] for k in run_settings(Settings())})
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as e:
+    except Exception as e: # such as of a missing key, or of a setting of another type
         raise ValueError(f'{file} cannot be read: {last_line(e)}') from e
 
 # %% ../nbs/18_cli.ipynb #eb5fe33e

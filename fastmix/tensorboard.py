@@ -18,15 +18,11 @@ class SlotsTensorBoardCallback(TensorBoardCallback):
         trace,self.trace_model = self.trace_model,False
         super().before_fit()
         self.trace_model = trace
-        if self.run and trace: self._trace(get_model(self.model))
-
-    def _trace(self, m):
-        x = unwrap_dl(self.dls.train).one_batch()[0][:2].as_subclass(Tensor)
-        training = m.training
+        if not self.run or not trace: return
+        m,x = get_model(self.model).eval(),unwrap_dl(self.dls.train).one_batch()[0][:2]
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter('ignore', torch.jit.TracerWarning) # of the checks of the input
-            self.writer.add_graph(m.eval(), (x,)*getattr(m, 'n_samples', 1))
-        m.train(training)
+            self.writer.add_graph(m, (x.as_subclass(Tensor),)*getattr(m, 'n_samples', 1))
 
     def after_batch(self):
         if not self.training: return
@@ -42,9 +38,8 @@ def after_epoch(self:SlotsTensorBoardCallback):
     TensorBoardCallback.after_epoch(self)
     self.log_preds = preds
     if not preds or num_distrib()>1: return # others would have to take part in the batch
-    dl = self.dls.valid
-    self.learn.one_batch(0, dl.one_batch())
+    self.learn.one_batch(0, self.dls.valid.one_batch())
     act,decode = (getcallable(self.loss_func, o) for o in ('activation','decodes'))
-    dl = _with_slots(dl, len(self.xb))
+    dl = _with_slots(self.dls.valid, len(self.xb))
     dl.show_results(self.xb+self.yb, decode(act(self.pred)), max_n=self.n_preds)
     self.writer.add_figure('Sample results', plt.gcf(), self.train_iter) # which closes it

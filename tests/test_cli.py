@@ -190,7 +190,7 @@ def finished(tmp_path_factory):
     return folder/'out'
 
 @pytest.mark.parametrize('change', [
-    lambda d: '', lambda d: '{"settings": {', lambda d: [], lambda d: {}, lambda d: {'settings': 5},
+    lambda d: '', lambda d: '{"settings": {', lambda d: '['*100000, lambda d: [], lambda d: {}, lambda d: {'settings': 5},
     lambda d: {'settings': {}}, lambda d: {'settings': {**d['settings'], 'epochs': '2'}},
     lambda d: {'settings': {**d['settings'], 'epochs': -5}},
     lambda d: {'settings': {**d['settings'], 'data': 5}},
