@@ -1,4 +1,5 @@
 "fastmix's front door: what a user calls, for `from fastmix.all import *` after `from fastai.vision.all import *`"
+from torch.distributions import Beta
 from fastmix.core import Fixed, blend, mix, draw_weights, partners, top2_ceiling
 from fastmix.losses import HeadsLoss
 from fastmix.models import MultiSample, multi_sample_model, to_single, cifar_resnet
