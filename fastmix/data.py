@@ -250,7 +250,9 @@ def _decode_batch(self:MultiSampleDL, b, max_n=9, full=True):
 @patch
 def _pre_show_batch(self:MultiSampleDL, b, max_n=9):
     x,y,items = TfmdDL._pre_show_batch(self, b, max_n)
-    return Slots(x) if self.n_samples>1 else x,y,items
+    if self.n_samples>1: return Slots(x),y,items
+    if type(y) in (Tensor,TensorBase): x = Slots((x,)) # numbers, which fastai 2.8 cannot show results of
+    return x,y,items
 
 # %% ../nbs/11_data.ipynb #6b284749
 def _check_columns(dblock, frame): # fastai would fail without saying where
