@@ -80,19 +80,22 @@ def main(
     argv=None # Arguments; `None`: those of the command line
 ):
     "Status 0, 2 for a bad argument, 130 after Ctrl-C"
-    warnings.filterwarnings('ignore', category=FutureWarning, module='torch') # of torch about itself
-    p = argparse.ArgumentParser('fastmix-paper', description='The runs behind a figure or table of the '
+    warnings.filterwarnings('ignore', category=FutureWarning, module='torch')
+    p = argparse.ArgumentParser('fastmix-paper',
+                                description='The runs behind a figure or table of the '
                                 'paper; what is there already is not run again.')
     p.error = lambda msg: p.exit(2, f'fastmix-paper: error: {msg}\n')
     p.add_argument('claim', choices=[*runs.claims, 'all', 'report'], metavar='CLAIM',
-                   help=f"one of {', '.join(runs.claims)}; 'all'; or 'report': write CLAIMS.md anew")
+                   help=f"one of {', '.join(runs.claims)}; 'all'; "
+                   "or 'report': write CLAIMS.md anew")
     p.add_argument('--scale', choices=list(runs.scales), default='smoke',
                    help='smoke: digits, seconds; cpu: CIFAR-10, hours; mid: the same for 100 '
                    'epochs, days; paper: the full training, for a GPU')
     p.add_argument('--jobs', type=int, default=1,
                    help='processes at once, for a GPU that one run does not fill')
     p.add_argument('--compile', action='store_true',
-                   help='let torch.compile make the networks faster, which pays where runs are long')
+                   help='let torch.compile make the networks faster, '
+                   'which pays where runs are long')
     p.add_argument('--results', type=Path, default=results.default_folder,
                    help='folder of the JSON lines')
     args = p.parse_args(argv)
