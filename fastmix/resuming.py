@@ -175,12 +175,13 @@ def data_digest(
 )->str: # Equal for equal images, labels and vocabularies
     "A digest of the data that a loader goes through"
     ds,h = dl.dataset,hashlib.blake2b(digest_size=8)
-    tensors = vars(dl).get('data') or getattr(ds, 'tensors', ())
+    tensors = vars(dl).get('data', getattr(ds, 'tensors', None)) # of `InMemoryDL`, `TensorDataset`
+    tensors = tensors if isinstance(tensors, tuple) else ()
     for t in tensors: h.update(_bytes(t[::max(1, t.nbytes>>28)]))
     if isinstance(ds, Datasets) and not tensors:
         for item in image_sources(ds.tls[0]): h.update(_known_by(item))
         if len(ds.tls)>ds.n_inp: h.update(_bytes(read_labels(ds)))
-    h.update(str(list(getattr(ds, 'vocab', ()))).encode())
+    h.update(str(list(L(getattr(ds, 'vocab', None)))).encode())
     return h.hexdigest()
 
 # %% ../nbs/09_resuming.ipynb #e4be5b65
@@ -295,8 +296,8 @@ class Checkpoint(Callback):
     def after_epoch(self):
         if not self.trained: return
         if not all(p.isfinite().all() for p in self.model.parameters()):
-            why = f'the weights are not finite after epoch {self.epoch}'
-            raise FloatingPointError(f'{why}; the last good checkpoint is {self.last}')
+            hint = f'; the last good checkpoint is {self.last}' if self.last else ''
+            raise FloatingPointError(f'the weights are not finite after epoch {self.epoch}{hint}')
         d = dict(format='fastmix 2', facts=self.facts, state=train_state(self.learn))
         path = self.folder/f'checkpoint-{self.epoch:05}.pt'
         self.last = on_rank0(partial(save_checkpoint, path, d))

@@ -1,4 +1,5 @@
-"Kill `fastmix-train` at random moments, resume it, and tell what came of it: `kills.py OUT KILLS PROCESSES SEED`"
+"""Kill `fastmix-train` at random moments, resume it, and tell what came of it:
+`kills.py OUT KILLS PROCESSES SEED`"""
 import json, os, random, signal, socket, sys, time, traceback
 from pathlib import Path
 os.environ['OMP_NUM_THREADS'] = '1' # threads do not survive a fork
@@ -60,13 +61,14 @@ def main(out, kills, world, seed):
     for i in range(kills):
         folder,moment,alone = out/f'run{i}',rng.uniform(0, took),world>1 and i%2==1
         pids = start(folder, world)
-        while alone and not (folder/'run.json').exists(): time.sleep(.01) # before they have met, only a launcher can tell
+        while alone and not (folder/'run.json').exists(): time.sleep(.01) # until they have met
         time.sleep(moment/2 if alone else moment)
-        for p in pids[-1:] if alone else pids: os.kill(p, signal.SIGKILL) # both, or the second alone
+        for p in pids[-1:] if alone else pids: os.kill(p, signal.SIGKILL)
         killed = wait(pids)
         run = folder/'run.json'
         epochs = json.loads(run.read_text())['epochs_done'] if run.exists() else None
-        again = wait(start(folder, world, *(['--resume'] if run.exists() else []))) # else it had not begun
+        extra = ['--resume'] if run.exists() else [] # else it had not begun
+        again = wait(start(folder, world, *extra))
         same = again==[0]*world and left(folder)==left(out/'whole')
         report.append(dict(moment=round(moment/took, 3), alone=alone, killed=killed, epochs=epochs,
                            again=again, same=same))

@@ -44,7 +44,8 @@ def refused(capsys, *args):
     (['--epochs','0'], 'epochs=0: expected'), (['--epochs','two'], 'two'),
     (['--bs','0'], 'bs=0: expected'), (['--n-samples','0'], 'n_samples=0: expected'),
     (['--lr','-1'], 'lr=-1.0: expected'), (['--lr','inf'], 'lr=inf: expected'),
-    (['--seed','-1'], 'seed=-1: expected'), (['--seed','4294967296'], 'expected a whole number in 0..4294967295'),
+    (['--seed','-1'], 'seed=-1: expected'),
+    (['--seed','4294967296'], 'expected a whole number in 0..4294967295'),
     (['--precision','fp8'], "precision='fp8': expected one of 'auto'"),
     (['--bs','2000','--size','8'], 'bs=2000: expected at most 1437'),
     (['--size','0'], 'size=0: expected'), (['--nonsense'], '--nonsense')])
@@ -57,16 +58,19 @@ def test_bad_folders(capsys, tmp_path):
     Path('empty').mkdir()
     assert 'empty' in (msg := refused(capsys, '--data','empty','--out','out')) and 'images' in msg
     images(Path('one'), 'a', n=12)
-    assert "classes ['a']: expected two or more, a folder for each" in refused(capsys, '--data','one','--out','out','--bs',2,'--size',8)
+    said = refused(capsys, '--data','one','--out','out','--bs',2,'--size',8)
+    assert "classes ['a']: expected two or more, a folder for each" in said
     Path('full').mkdir()
     Path('full/x.txt').touch()
     assert "out='full': expected a new or an empty folder" in refused(capsys, '--out','full')
-    assert "out='full/x.txt': expected a new or an empty folder" in refused(capsys, '--out','full/x.txt')
+    said = refused(capsys, '--out','full/x.txt')
+    assert "out='full/x.txt': expected a new or an empty folder" in said
     assert "out='full': expected the folder of a run" in refused(capsys, '--out','full','--resume')
 
 def test_missing_package(capsys, monkeypatch):
     monkeypatch.setattr(cli, 'find_spec', lambda _: None)
-    assert 'wandb=True: expected the package wandb to be installed' in refused(capsys, '--wandb','--out','out')
+    said = refused(capsys, '--wandb','--out','out')
+    assert 'wandb=True: expected the package wandb to be installed' in said
 
 def test_run_folder(capsys):
     assert status(*tiny)==0
@@ -99,7 +103,8 @@ def test_methods(method, no_pictures, capsys):
     assert pd.read_csv('out/metrics.csv').accuracy.between(0, 1).all()
 
 def test_own_folder(no_pictures):
-    assert status('--data', images(Path('mine'), 'a', 'b', n=12), '--epochs', 1, '--bs', 4, '--size', 8, '--out', 'out')==0
+    mine = images(Path('mine'), 'a', 'b', n=12)
+    assert status('--data',mine,'--epochs',1,'--bs',4,'--size',8,'--out','out')==0
     assert len(load_learner('out/model.pkl').dls.vocab)==2
 
 @pytest.mark.parametrize('valid', ['valid','val'])
@@ -129,7 +134,7 @@ def ctrl_c(monkeypatch, epoch):
     def after_epoch(self):
         old(self)
         if self.epochs_done!=epoch: return
-        signal.signal(signal.SIGINT, signal.default_int_handler) # tests in the background inherit a shell's wish to ignore it
+        signal.signal(signal.SIGINT, signal.default_int_handler) # in the background it is ignored
         signal.raise_signal(signal.SIGINT)
     monkeypatch.setattr(RunLog, 'after_epoch', after_epoch)
 
@@ -143,16 +148,19 @@ def test_interrupt_and_resume(monkeypatch, capsys):
     assert (run['state'],run['epochs_done'])==('interrupted', 2) and Path('out/curves.png').exists()
     before = {p:p.read_bytes() for p in Path('out').iterdir()}
     other = "method='erm' (was 'mixup_c'), epochs=9 (was 3)"
-    for args,said in (([], 'expected a new or an empty folder'), (['--resume','--lr','.2'], 'lr=0.2 (was 0.1)'),
+    for args,said in (([], 'expected a new or an empty folder'),
+                      (['--resume','--lr','.2'], 'lr=0.2 (was 0.1)'),
                       (['--resume','--epochs','9','--method','erm'], other)):
         assert status('--out','out',*args)==2
         assert said in capsys.readouterr().err
     assert before=={p:p.read_bytes() for p in Path('out').iterdir()} # nothing was touched
     assert status('--resume','--out','out')==0
-    assert json.loads(Path('out/run.json').read_text())['state']=='finished' and len(pd.read_csv('out/metrics.csv'))==3
+    assert json.loads(Path('out/run.json').read_text())['state']=='finished'
+    assert len(pd.read_csv('out/metrics.csv'))==3
 
-@pytest.mark.parametrize('leave', [noop, lambda: Path('runs1').mkdir(), lambda: Path('runs1').touch(),
-    lambda: os.mkfifo('runs1'), lambda: images(Path('runs1'), 'a')], ids=['nothing','empty','file','pipe','images'])
+@pytest.mark.parametrize('leave', [
+    noop, lambda: Path('runs1').mkdir(), lambda: Path('runs1').touch(), lambda: os.mkfifo('runs1'),
+    lambda: images(Path('runs1'), 'a')], ids=['nothing','empty','file','pipe','images'])
 def test_resume_needs_a_run(leave, capsys):
     "A misspelt folder begins no other training"
     leave()
@@ -184,7 +192,8 @@ def finished(tmp_path_factory):
 @pytest.mark.parametrize('change', [
     lambda d: '', lambda d: '{"settings": {', lambda d: [], lambda d: {}, lambda d: {'settings': 5},
     lambda d: {'settings': {}}, lambda d: {'settings': {**d['settings'], 'epochs': '2'}},
-    lambda d: {'settings': {**d['settings'], 'epochs': -5}}, lambda d: {'settings': {**d['settings'], 'data': 5}},
+    lambda d: {'settings': {**d['settings'], 'epochs': -5}},
+    lambda d: {'settings': {**d['settings'], 'data': 5}},
     lambda d: {'settings': {**d['settings'], 'method': ['erm']}},
     lambda d: {'settings': {k:v for k,v in d['settings'].items() if k!='lr'}}], ids=str)
 def test_crafted_run_json(finished, change, capsys):
@@ -262,7 +271,8 @@ def test_wandb(no_pictures, monkeypatch):
         assert {'train_loss','valid_loss','top2','epoch'} <= set(wandb.run.summary.keys())
         assert wandb.run.config['method']=='mixup_c'
     finally: wandb.finish()
-    assert list(Path('out/wandb').glob('offline-run-*/*.wandb')) and load_learner('out/model.pkl').dls.vocab
+    assert list(Path('out/wandb').glob('offline-run-*/*.wandb'))
+    assert load_learner('out/model.pkl').dls.vocab
     assert status('--resume', '--out', 'out')==0 # without it
 
 def test_help():
