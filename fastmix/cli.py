@@ -231,7 +231,8 @@ def _parse(argv):
     p = anno_parser(train, 'fastmix-train')
     for a in p._actions: a.default = argparse.SUPPRESS # what was not given is none of its business
     p.error = lambda msg: _leave(2, f'error: {msg}')
-    given = {k:v for k,v in vars(p.parse_args(argv)).items() if k not in ('pdb','xtra')} # fastcore's
+    args = vars(p.parse_args(argv))
+    given = {k:v for k,v in args.items() if k not in ('pdb','xtra')} # fastcore's
     if not given.get('resume') or 'out' not in given: return given
     return {**run_settings(saved_settings(given['out'])), **given}
 

@@ -60,12 +60,14 @@ class SlotPipeline(Pipeline):
             b = self._normalize(b, f, fs.pop(0)) if pair else self._transform(b, f)
         return to_slots(b, self.n)
 
-    def decode(self, o, full=True): return to_slots(super().decode(from_slots(o, self.n), full=full), self.n)
+    def decode(self, o, full=True):
+        return to_slots(super().decode(from_slots(o, self.n), full=full), self.n)
 
 # %% ../nbs/11_data.ipynb #56ec6bc6
 @patch
 def _transform(self:SlotPipeline, b, f):
-    if type(f).__call__ not in (Transform.__call__, RandTransform.__call__): return f(b, split_idx=self.split_idx)
+    plain = type(f).__call__ in (Transform.__call__, RandTransform.__call__)
+    if not plain: return f(b, split_idx=self.split_idx)
     if isinstance(f, RandTransform):
         f.before_call(b, split_idx=self.split_idx)
         if not f.do: return b
@@ -76,7 +78,9 @@ def _normalize(self:SlotPipeline, b, to_float, norm): # both at once, in the mem
     mean,scale = norm.mean*to_float.div,1/(norm.std*to_float.div)
     res = []
     for o in b:
-        if isinstance(o, TensorImage): o = o.as_subclass(Tensor).float().sub_(mean).mul_(scale).as_subclass(type(o))
+        if isinstance(o, TensorImage):
+            x = o.as_subclass(Tensor).float()
+            o = x.sub_(mean).mul_(scale).as_subclass(type(o))
         elif isinstance(o, TensorMask): o = to_float(o)
         res.append(o)
     return tuple(res)
@@ -91,13 +95,15 @@ def other_class_permutation(
     if y.ndim>1 or y.is_floating_point():
         raise ValueError(f"{how} one class per image, these have several, or numbers; use 'other'")
     most,n = int(y.bincount().max()) if len(y) else 0,len(y)
-    if 2*most>n: raise ValueError(f"{how} no class with more than half of the {n} images, one has {most}; use 'other'")
+    if 2*most>n:
+        raise ValueError(f"{how} no class with more than half of the {n} images, one has {most}; "
+                         "use 'other'")
     classes,p = y.tolist(),torch.randperm(n, generator=g).tolist()
     rng = random.Random(int(torch.randint(2**31, (), generator=g)))
     for i,c in enumerate(classes):
         while classes[p[i]]==c:
             j = rng.randrange(n)
-            if c not in (classes[j],classes[p[j]]): p[i],p[j] = p[j],p[i] # neither meets its own class then
+            if c not in (classes[j],classes[p[j]]): p[i],p[j] = p[j],p[i] # no class meets itself
     return tensor(p)
 
 # %% ../nbs/11_data.ipynb #6fb0ba99
@@ -112,7 +118,7 @@ def check_device(
         raise ValueError(f"device={device!r}: expected 'cpu', as PyTorch finds no GPU here")
     return d
 
-_own = 'n_samples','partner','pair_seed','skip_bad' # what our loaders are told besides fastai's keywords
+_own = 'n_samples','partner','pair_seed','skip_bad' # keywords that fastai does not have
 
 def check_keywords(
     kwargs:dict, # What came
@@ -123,17 +129,20 @@ def check_keywords(
     for k,v in kwargs.items():
         if k.removeprefix('val_') in known: continue
         similar = get_close_matches(k, known, 1)
-        raise ValueError(f'{k}={v!r}: expected a keyword of {what}{f", such as {similar[0]}" if similar else ""}')
+        hint = f', such as {similar[0]}' if similar else ''
+        raise ValueError(f'{k}={v!r}: expected a keyword of {what}{hint}')
 
 def check_loader_args(
     kwargs:dict # Keywords for the loaders, those for validation with `val_` in front
 ):
     "Refuse unknown keywords, and values that no loader can have"
-    fastai = *signature(TfmdDL.__init__).parameters,*signature(FilteredBase.dataloaders).parameters,*TfmdDL._methods
+    fastai = {*signature(TfmdDL.__init__).parameters, *TfmdDL._methods}
+    fastai |= {*signature(FilteredBase.dataloaders).parameters}
     check_keywords(kwargs, {*_own, *fastai}, 'the loaders')
     for k,lo in dict(bs=1, val_bs=1, num_workers=0, n_samples=1, pair_seed=0).items():
         if kwargs.get(k) is not None: check_int(k, kwargs[k], lo)
-    if kwargs.get('partner') is not None: check_choice('partner', kwargs['partner'], (*how_partners, 'next'))
+    partner = kwargs.get('partner')
+    if partner is not None: check_choice('partner', partner, (*how_partners, 'next'))
     if kwargs.get('device') is not None: check_device(kwargs['device'])
 
 # %% ../nbs/11_data.ipynb #c23fd1d1
@@ -143,7 +152,7 @@ class MultiSampleDL(TfmdDL):
     def __init__(self,
         dataset, # Single samples `(x,y)`
         n_samples:int=2, # Number of slots N; 1 makes an ordinary loader
-        partner:str='any', # With whom: `'any'`, `'other'` (never itself), `'other_class'`, or `'next'`: N in a row
+        partner:str='any', # `'any'`, `'other'` (not itself), `'other_class'`, `'next'`: N in a row
         pair_seed:int=0, # Seed of the fixed pairs, those of every loader that does not shuffle
         skip_bad:bool=False, # Leave out a mixture where one of its images cannot be decoded
         **kwargs
@@ -179,7 +188,9 @@ def new(self:MultiSampleDL, dataset=None, cls=None, **kwargs):
 
 # %% ../nbs/11_data.ipynb #7209a6f6
 @patch(as_prop=True)
-def pairs_stay(self:MultiSampleDL): return getattr(self.dataset, 'split_idx', 0)==1 # validation, in whatever order
+def pairs_stay(self:MultiSampleDL):
+    "Whether these are validation data, in whatever order"
+    return getattr(self.dataset, 'split_idx', 0)==1
 
 @patch
 def draw_pairs(self:MultiSampleDL,
@@ -190,8 +201,9 @@ def draw_pairs(self:MultiSampleDL,
     if how=='next': return torch.arange(n)[None] + torch.arange(N)[:,None]
     g = keyed_rng(seed, n)
     if how!='other_class': return partners(n, N, how, g=g)
-    if len(self.dataset.tls)<=self.dataset.n_inp: return partners(n, N, 'other', g=g) # there are no labels
-    if self.pairs_stay: return partners(n, N, how, self.labels, g) # one class may prevail: images come more than once
+    unlabelled = len(self.dataset.tls)<=self.dataset.n_inp
+    if unlabelled: return partners(n, N, 'other', g=g)
+    if self.pairs_stay: return partners(n, N, how, self.labels, g) # where one class may prevail
     rows = [other_class_permutation(self.labels, g) for _ in range(1, N)]
     return torch.stack([torch.arange(n), *rows])
 
@@ -200,7 +212,8 @@ def before_iter(self:MultiSampleDL):
     "Draw the partners of this epoch"
     TfmdDL.before_iter(self)
     if self.drop_last and self.n<self.bs:
-        raise ValueError(f'bs={self.bs}: expected at most {self.n}, all there is, as a smaller last batch is dropped')
+        raise ValueError(f'bs={self.bs}: expected at most {self.n}, all there is, '
+                         'as a smaller last batch is dropped')
     if self.n_samples==1: return
     anew = self.shuffle and not self.pairs_stay
     if anew: self.pair_idx = self.draw_pairs(self.rng.getrandbits(32))
@@ -213,14 +226,16 @@ class Slots(tuple): "What fills the slots, in order: items, or images"
 def one_item(self:MultiSampleDL, i:int):
     "Item `i` of the data set; `None` if it is left out, as its image cannot be decoded"
     try: return TfmdDL.do_item(self, i)
-    except (OSError, SyntaxError) as e: problem = f'{source_name(self.dataset, i)}: expected an image, {e}'
+    except (OSError, SyntaxError) as e:
+        problem = f'{source_name(self.dataset, i)}: expected an image, {e}'
     if not self.skip_bad: raise ValueError(problem)
     say_left_out(1, len(self.dataset), problem)
 
 @patch
 def do_item(self:MultiSampleDL, s):
     paired = s is not None and self.pair_idx is not None
-    items = [self.one_item(i) for i in (self.pair_idx[:,s].tolist() if paired else [s]*self.n_samples)]
+    idx = self.pair_idx[:,s].tolist() if paired else [s]*self.n_samples
+    items = [self.one_item(i) for i in idx]
     if any(o is None for o in items): return None
     return tuple(itertools.chain(*zip(*items))) if self.n_samples>1 else items[0]
 
@@ -251,7 +266,7 @@ def _decode_batch(self:MultiSampleDL, b, max_n=9, full=True):
 def _pre_show_batch(self:MultiSampleDL, b, max_n=9):
     x,y,items = TfmdDL._pre_show_batch(self, b, max_n)
     if self.n_samples>1: return Slots(x),y,items
-    if type(y) in (Tensor,TensorBase): x = Slots((x,)) # numbers, which fastai 2.8 cannot show results of
+    if type(y) in (Tensor,TensorBase): x = Slots((x,)) # numbers, which fastai 2.8 can't show
     return x,y,items
 
 # %% ../nbs/11_data.ipynb #6b284749
@@ -260,7 +275,8 @@ def _check_columns(dblock, frame): # fastai would fail without saying where
     for c in L(g.cols for g in dblock.getters if isinstance(g, ColReader)).concat():
         missing = (frame.iloc[:,c] if isinstance(c, int) else frame[c]).isna()
         if missing.any():
-            raise ValueError(f'{frame.iloc[int(missing.argmax()),0]}: expected a value in column {c!r}, it is missing')
+            name = frame.iloc[int(missing.argmax()),0]
+            raise ValueError(f'{name}: expected a value in column {c!r}, it is missing')
 
 def _check_size(dsets, item_tfms, sizes): # of two files that differ in size
     i,*others = {size:i for i,size in sizes.items() if size}.values() or [None]
@@ -268,7 +284,8 @@ def _check_size(dsets, item_tfms, sizes): # of two files that differ in size
     j = others[0]
     a,b = [tuple(Pipeline(item_tfms)(dsets[k])[0].shape) for k in (i,j)]
     if a!=b:
-        raise ValueError(f'{source_name(dsets, i)}, {source_name(dsets, j)}: expected images of one size, '
+        names = f'{source_name(dsets, i)}, {source_name(dsets, j)}'
+        raise ValueError(f'{names}: expected images of one size, '
                          f'they have {a} and {b}; add Resize to item_tfms')
 
 # %% ../nbs/11_data.ipynb #3fac5769
@@ -278,14 +295,15 @@ class _CheckedSplitter: # a splitter that looks at files and labels first
         self.source,self.skip_bad,self.sizes = source,skip_bad,{}
     def __call__(self, items):
         if not len(items):
-            what = f'{self.source}: expected a folder with' if isinstance(self.source, (str,Path)) else 'no items: expected'
+            what = 'no items: expected'
+            if isinstance(self.source, (str,Path)): what = f'{self.source}: expected a folder with'
             raise ValueError(f'{what} images, found none')
         if self.skip_bad is None: return self.split(items)
         ds = Datasets(items, self.tfms, do_setup=False)
         self.sizes = image_sizes(ds, self.skip_bad)
         for _ in raw_labels(ds): pass
         splits = [L(mask2idxs(s)).filter(self.sizes.__contains__) for s in self.split(items)]
-        while splits[0] and (problem := image_problem(ds, splits[0][0])): # fastai opens this one for its type
+        while splits[0] and (problem := image_problem(ds, splits[0][0])): # fastai opens this one
             if not self.skip_bad: raise ValueError(problem)
             say_left_out(1, len(items), problem)
             splits[0] = splits[0][1:]
@@ -314,9 +332,9 @@ class MultiSampleDataLoaders(ImageDataLoaders):
         dblock:DataBlock, # Any block of one input and one target
         source, # Source of data, as its `get_items` takes it
         n_samples:int=None, # Number of slots N; `None`: the block's own, or 2
-        partner:str=None, # With whom: `'any'`, `'other'` (never itself), `'other_class'`; `None`: the block's, or any
+        partner:str=None, # `'any'`, `'other'`, `'other_class'`; `None`: the block's own, or any
         pair_seed:int=None, # Seed of the fixed pairs of validation; `None`: the block's own, or 0
-        skip_bad:bool=False, # Leave out images that cannot be read; `None`: do not look, and fail where they are met
+        skip_bad:bool=False, # Leave out images that cannot be read; `None`: do not look
         path='.', # Where a learner keeps its files
         **kwargs # What `Datasets.dataloaders` takes: `bs`, `val_bs`, `num_workers`, `device`, …
     ):
@@ -325,11 +343,12 @@ class MultiSampleDataLoaders(ImageDataLoaders):
         kwargs = {**dblock.dls_kwargs, **{k:v for k,v in slots.items() if v is not None}, **kwargs}
         check_loader_args(kwargs)
         dsets = checked_datasets(dblock, source, skip_bad, kwargs.get('verbose', False))
-        dls = dsets.dataloaders(path=path, after_item=dblock.item_tfms, after_batch=dblock.batch_tfms,
+        dls = dsets.dataloaders(path=path,
+                                after_item=dblock.item_tfms, after_batch=dblock.batch_tfms,
                                 dl_type=MultiSampleDL, skip_bad=bool(skip_bad), **kwargs)
         return cls(*dls.loaders, path=dls.path, device=dls.device)
 
-for o in ('from_csv','from_name_func','from_path_re','from_name_re'): # fastai leaves these bound to its own class
+for o in ('from_csv','from_name_func','from_path_re','from_name_re'): # bound to fastai's own class
     setattr(MultiSampleDataLoaders, o, classmethod(getattr(ImageDataLoaders, o).__func__))
 
 # %% ../nbs/11_data.ipynb #b811383b
@@ -343,9 +362,11 @@ class MultiSampleDataBlock(DataBlock):
         blocks=(ImageBlock,CategoryBlock), # Blocks of one input and one target, for a single sample
         **kwargs
     ):
-        slots = dict(n_samples=n_samples, partner=check_choice('partner', partner, how_partners), pair_seed=pair_seed)
+        check_choice('partner', partner, how_partners)
+        slots = dict(n_samples=n_samples, partner=partner, pair_seed=pair_seed)
         check_loader_args(slots)
-        check_keywords(kwargs, {*signature(DataBlock.__init__).parameters, *DataBlock._methods}, 'the data block')
+        known = {*signature(DataBlock.__init__).parameters, *DataBlock._methods}
+        check_keywords(kwargs, known, 'the data block')
         super().__init__(blocks=blocks, dl_type=MultiSampleDL, **kwargs)
         self.dls_kwargs.update(slots)
 
@@ -358,12 +379,13 @@ class MultiSampleDataBlock(DataBlock):
 @delegates(DataLoaders.test_dl)
 def test_dl(self:MultiSampleDataLoaders,
     test_items, # Files, or whatever else the data set is made from
-    pairs:bool=False, # Whether each item is an N-tuple that fills the slots in order, as `Slots` always do
+    pairs:bool=False, # Whether each item is an N-tuple that fills the slots in order
     process=None, # Not used; fastai's `Interpretation` passes it
     **kwargs
 ):
     "A loader of `test_items`, as validation loads its own"
-    if not pairs and not isinstance(first(test_items), Slots): return DataLoaders.test_dl(self, test_items, **kwargs)
+    if not pairs and not isinstance(first(test_items), Slots):
+        return DataLoaders.test_dl(self, test_items, **kwargs)
     n = self.train.n_samples
     for o in test_items:
         if len(L(o))!=n: raise ValueError(f'{o}: expected {n} files, one for each slot')
@@ -386,4 +408,5 @@ def slot_dls(
 )->DataLoaders:
     "The same loaders with `n` slots"
     if getattr(dls, 'n_samples', 1)==n: return dls
-    return MultiSampleDataLoaders(*[with_slots(dl, n) for dl in dls.loaders], path=dls.path, device=dls.device)
+    loaders = [with_slots(dl, n) for dl in dls.loaders]
+    return MultiSampleDataLoaders(*loaders, path=dls.path, device=dls.device)

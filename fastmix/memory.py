@@ -18,7 +18,7 @@ from .data import *
 
 # %% ../nbs/12_memory.ipynb #d241cef7
 class PadCrop(RandTransform):
-    "Pad every image, crop it at random to its size again, and flip it at random; on bytes or floats"
+    "Pad every image, crop it at random to its size again, flip it at random; bytes or floats"
     split_idx,order = 0,5 # in training only, and before the bytes become floats
     def __init__(self,
         pad:int=4, # Pixels added on each side, black
@@ -29,9 +29,11 @@ class PadCrop(RandTransform):
 
     def encodes(self, x:TensorImage):
         im = x.as_subclass(Tensor) # whose operations take a tenth of the time
-        if im.ndim!=4: raise ValueError(f'PadCrop: expected a batch [b,c,h,w], as among batch_tfms; {tuple(im.shape)} came')
+        if im.ndim!=4:
+            raise ValueError('PadCrop: expected a batch [b,c,h,w], as among batch_tfms; '
+                             f'{tuple(im.shape)} came')
         b,c,h,w = im.shape
-        i,j = torch.randint(2*self.pad+1, (2,b), device=im.device) # where a crop begins in the padded image
+        i,j = torch.randint(2*self.pad+1, (2,b), device=im.device) # where a crop begins
         flip = torch.rand(b, device=im.device) < (.5 if self.flip else 0)
         margin = im.new_zeros(self.pad*(w+1)) # as far as a crop may begin before its image
         pixels = torch.cat([margin, im.flatten(), im.flip(-1).flatten(), margin])
@@ -41,19 +43,19 @@ class PadCrop(RandTransform):
         shown = self._shown(im, h, i)[:,None,:,None]*self._shown(im, w, j)[:,None,None]
         return crops.mul_(shown).as_subclass(type(x))
 
-    def _shown(self, im, n, start): # 1 where a crop shows its image and 0 where the padding, of `n` rows or columns [b,n]
+    def _shown(self, im, n, start): # of `n` rows or columns [b,n]: 1 in the image, 0 in the padding
         return F.pad(im.new_ones(n), (self.pad,self.pad)).unfold(0, n, 1)[start]
 
 # %% ../nbs/12_memory.ipynb #aa37941a
 class Unreadable(str): "Why an image cannot be decoded"
 
-_random = ('comes out differently each time, and cannot be decoded once: expected Resize(size, ResizeMethod.Squish), '
-           'or the random transform among batch_tfms')
+_random = ('comes out differently each time, and cannot be decoded once: expected '
+           'Resize(size, ResizeMethod.Squish), or the random transform among batch_tfms')
 
 _labels = 'expected transforms that leave labels alone'
 
 class Decoder(TfmdDL):
-    "The images of a data set in order, as lists of tensors `[c,h,w]`, or of what is wrong in place of one"
+    "The images of a data set in order, tensors `[c,h,w]`, or what is wrong in place of one"
     def __init__(self,
         dataset, # Images and labels
         after_item=None, # Item transforms that leave images of one size
@@ -62,9 +64,10 @@ class Decoder(TfmdDL):
         super().__init__(dataset, after_item=after_item, do_setup=False, **kwargs)
         train = getattr(dataset, 'split_idx', None)==0
         for f in self.after_item.fs if train else []:
-            if isinstance(f, RandTransform) and f.split_idx in (None,0) and not isinstance(f, Resize):
-                raise ValueError(f'{type(f).__name__} in item_tfms is random: expected transforms with one result, which can '
-                                 'be decoded once; random ones belong into batch_tfms, or into the ordinary loaders')
+            if isinstance(f, Resize) or not isinstance(f, RandTransform) or f.split_idx==1: continue
+            raise ValueError(f'{type(f).__name__} in item_tfms is random: expected transforms with '
+                             'one result, which can be decoded once; random ones belong into '
+                             'batch_tfms, or into the ordinary loaders')
         self.twice = train and any(not isinstance(f, ToTensor) for f in self.after_item.fs)
 
     def do_item(self, i):
@@ -74,7 +77,8 @@ class Decoder(TfmdDL):
             if self.twice and not torch.equal(x, self.after_item(it)[0]): return _random
         except Exception as e: return Unreadable(f'expected an image, {e}')
         same = y is it[1] or torch.equal(torch.as_tensor(y), torch.as_tensor(it[1]))
-        return x if same else f'{_labels}, not item_tfms={self.after_item.fs}; use the ordinary loaders'
+        if same: return x
+        return f'{_labels}, not item_tfms={self.after_item.fs}; use the ordinary loaders'
 
     def do_batch(self, b): return b
 
@@ -90,7 +94,8 @@ def decode_all(
     for batch in progress_bar(d, leave=False) if watch else d:
         for x in batch:
             if isinstance(x, Tensor) and x.shape!=out.shape[1:]:
-                x = f'{tuple(x.shape)} differs from {tuple(out.shape[1:])}: expected images of one size; add Resize to item_tfms'
+                x = (f'{tuple(x.shape)} differs from {tuple(out.shape[1:])}: expected images of '
+                     'one size; add Resize to item_tfms')
             if isinstance(x, Unreadable) and skip_bad: left_out.append(i)
             elif isinstance(x, str): raise ValueError(f'{source_name(d.dataset, i)}: {x}')
             else: out[i-len(left_out)] = x
@@ -112,10 +117,12 @@ def first_image(
 # %% ../nbs/12_memory.ipynb #d34bbfe2
 def _limits(): # what the container and `ulimit` leave to this process
     limit,used = (Path(f'/sys/fs/cgroup/memory.{o}') for o in ('max','current'))
-    if limit.exists() and limit.read_text().strip().isdigit(): yield int(limit.read_text())-int(used.read_text())
+    if limit.exists() and limit.read_text().strip().isdigit():
+        yield int(limit.read_text())-int(used.read_text())
     if not psutil.LINUX: return
     me = psutil.Process()
-    for kind,used in ((psutil.RLIMIT_AS,me.memory_info().vms),(psutil.RLIMIT_DATA,me.memory_info().data)):
+    memory = me.memory_info()
+    for kind,used in ((psutil.RLIMIT_AS,memory.vms),(psutil.RLIMIT_DATA,memory.data)):
         if me.rlimit(kind)[0]>=0: yield me.rlimit(kind)[0]-used # -1 is none
 
 def free_bytes(
@@ -124,7 +131,8 @@ def free_bytes(
 )->int:
     "How much room there is"
     if device.type=='cuda': return torch.cuda.mem_get_info(device)[0]
-    return shutil.disk_usage(folder).free if folder else min([psutil.virtual_memory().available, *_limits()])
+    if folder: return shutil.disk_usage(folder).free
+    return min([psutil.virtual_memory().available, *_limits()])
 
 def check_room(
     n:int, # How many images
@@ -136,20 +144,22 @@ def check_room(
     need,free = n*x.numel()*x.element_size(),.9*free_bytes(device, folder)
     if need<=free: return
     where,remedy = f'memory of {device}',"cache=True and device='cpu', which leave them on disk"
-    if folder: where,remedy = where if device.type=='cuda' else 'disk space','a cache on another disk'
+    if folder and device.type!='cuda': where = 'disk space'
+    if folder: remedy = 'a cache on another disk'
     size = 'x'.join(map(str, x.shape))
-    raise ValueError(f'{n} images of {size} take {need/1e9:,.2f} GB: expected at most {free/1e9:,.2f} GB, nine tenths '
-                     f'of the free {where}; use a smaller size, {remedy}, or the ordinary loaders')
+    raise ValueError(f'{n} images of {size} take {need/1e9:,.2f} GB: expected at most '
+                     f'{free/1e9:,.2f} GB, nine tenths of the free {where}; '
+                     f'use a smaller size, {remedy}, or the ordinary loaders')
 
 # %% ../nbs/12_memory.ipynb #39807f4b
 def _settings(f): # of a transform: its name and what it was made with
-    made_with = '' if isinstance(f, DisplayedTransform) else vars(f) # the name of the former tells it
+    made_with = '' if isinstance(f, DisplayedTransform) else vars(f) # else the name tells it
     return re.sub(r' at 0x\w+', '', f'{type(f).__qualname__} {f.name} {made_with}')
 
 def cache_key(
     d:Decoder
 )->str: # 32 hexadecimal digits
-    "A digest of the files (path, size, time of change) or arrays behind the images of `d`, and of its transforms"
+    "A digest of the files (path, size, time of change) or arrays of `d`, and of its transforms"
     h = hashlib.blake2b(digest_size=16)
     for o in image_sources(d.dataset.tls[0]):
         if isinstance(o, (str,Path)):
@@ -166,12 +176,12 @@ def checksum(
     "A checksum of the content of `file`"
     return f'{zlib.crc32(np.memmap(file, np.uint8, "r")):08x}'
 
-def _mapped(file): # images `[n,c,h,w]`, and the numbers of those left out, which are saved behind them
+def _mapped(file): # images `[n,c,h,w]`, and the numbers of those left out, saved behind them
     x = np.load(file, mmap_mode='r')
     with open(file, 'rb') as f:
         f.seek(x.offset+x.nbytes)
         left_out = np.load(f).tolist()
-    with warnings.catch_warnings(): # PyTorch warns of a read-only array; only a file that is not written to may exceed memory
+    with warnings.catch_warnings(): # of a read-only array; only such a file may exceed memory
         warnings.simplefilter('ignore', UserWarning)
         return torch.from_numpy(x)[:len(x)-len(left_out)],left_out
 
@@ -188,7 +198,8 @@ def from_cache(
             x,left_out = _mapped(file)
             rest = np.delete(np.arange(len(d.dataset)), left_out)
             some = range(0, len(x), max(1, len(x)//8))
-            same = len(x)==len(rest) and all(torch.equal(x[i], d.do_item(rest[i]).as_subclass(Tensor)) for i in some)
+            again = [d.do_item(rest[i]).as_subclass(Tensor) for i in some if len(x)==len(rest)]
+            same = again and all(torch.equal(x[i], o) for i,o in zip(some, again))
             if same and file.stem.endswith(checksum(file)): return x,left_out
         except Exception: pass # it is cut short, or holds something else
         file.unlink(missing_ok=True) # another process may be at it too
@@ -200,11 +211,12 @@ def to_cache(
     x:Tensor, # One of the images
     skip_bad:bool=False # Leave out images that cannot be decoded
 ):
-    "Decode the images of `d` into a file, which appears when it is complete; return what `from_cache` does"
+    "Decode the images of `d` into a file, which appears when it is complete; as `from_cache`"
     tmp = folder/f'{key}.{os.urandom(8).hex()}.tmp'
     tmp.touch(exist_ok=False) # a name of its own, which is no link
     try:
-        out = np.lib.format.open_memmap(tmp, 'w+', x.cpu().numpy().dtype, (len(d.dataset), *x.shape))
+        shape,dtype = (len(d.dataset), *x.shape),x.cpu().numpy().dtype
+        out = np.lib.format.open_memmap(tmp, 'w+', dtype, shape)
         left_out = decode_all(d, torch.from_numpy(out), skip_bad)
         out.flush()
         with open(tmp, 'ab') as f: np.save(f, np.array(left_out, np.int64))
@@ -218,8 +230,9 @@ def remove_unfinished(
 ):
     "Remove what killed processes of ours left in `folder` a day ago or earlier"
     for f in folder.glob('*.tmp'):
-        ours = re.fullmatch(r'[0-9a-f]{32}\.[0-9a-f]{16}\.tmp', f.name) and f.is_file() and not f.is_symlink()
-        if ours and time.time()-f.stat().st_mtime>86400: f.unlink(missing_ok=True)
+        ours = re.fullmatch(r'[0-9a-f]{32}\.[0-9a-f]{16}\.tmp', f.name)
+        if not ours or f.is_symlink() or not f.is_file(): continue
+        if  time.time()-f.stat().st_mtime>86400: f.unlink(missing_ok=True)
 
 # %% ../nbs/12_memory.ipynb #a9efc43d
 def decoded(
@@ -250,14 +263,16 @@ class InMemoryDL(MultiSampleDL):
     def __init__(self,
         dataset, # What the items were decoded from
         n_samples:int=1, # Number of slots N
-        data:tuple=None, # Images `[n,c,h,w]` of bytes, labels `[n,...]`; `None`: items are read as they come
+        data:tuple=None, # Images `[n,c,h,w]` of bytes, labels `[n,...]`; `None`: read as they come
         **kwargs # What `MultiSampleDL` takes
     ):
         self.data = data
-        super().__init__(dataset, n_samples=n_samples, **{**kwargs, 'num_workers': 0, 'pin_memory': False})
+        kwargs.update(num_workers=0, pin_memory=False)
+        super().__init__(dataset, n_samples=n_samples, **kwargs)
 
     def new(self, dataset=None, cls=None, **kwargs):
-        if dataset is None or dataset is self.dataset: return super().new(dataset, cls, **{'data': self.data, **kwargs})
+        if dataset is None or dataset is self.dataset:
+            return super().new(dataset, cls, **{'data': self.data, **kwargs})
         return super().new(dataset, ifnone(cls, MultiSampleDL), **kwargs)
 
     def create_batches(self, samps):
@@ -267,7 +282,8 @@ class InMemoryDL(MultiSampleDL):
             for idx in map(torch.as_tensor, self.chunkify(samps)):
                 if self.n_samples>1: idx = self.pair_idx[:,idx].flatten() # slots end to end
                 idx = idx.to(self.data[0].device, non_blocking=True)
-                b = tuple(t.as_subclass(Tensor).index_select(0, idx).as_subclass(type(t)) for t in self.data)
+                rows = [t.as_subclass(Tensor).index_select(0, idx) for t in self.data]
+                b = tuple(o.as_subclass(type(t)) for o,t in zip(rows, self.data))
                 yield to_slots(b, self.n_samples)
 
     def shuffle_fn(self, idxs): # fastai's takes a tenth of the time of an epoch
@@ -277,7 +293,7 @@ class InMemoryDL(MultiSampleDL):
     @cached_property
     def labels(self): return self.data[1].cpu() if self.data else read_labels(self.dataset)
 
-    def __getstate__(self): return {**self.__dict__, 'data': None} # a pickled loader reads its files again
+    def __getstate__(self): return {**self.__dict__, 'data': None} # then it reads its files again
 
 # %% ../nbs/12_memory.ipynb #a92521cc
 def check_plain(
@@ -285,7 +301,8 @@ def check_plain(
 ):
     "Refuse a loader whose batches are not made of one image and one label each"
     ds,problem = dl.dataset,None
-    if len(ds.tls)!=2: problem = f'{ds.n_inp} inputs and {len(ds.tls)-ds.n_inp} targets: expected one of each'
+    n_targets = len(ds.tls)-ds.n_inp
+    if len(ds.tls)!=2: problem = f'{ds.n_inp} inputs and {n_targets} targets: expected one of each'
     elif type(dl) not in (TfmdDL,MultiSampleDL,InMemoryDL):
         problem = f'{type(dl).__name__}: expected a TfmdDL or MultiSampleDL'
     elif dl.before_batch.fs: problem = f'before_batch={dl.before_batch.fs}: expected none'
@@ -307,10 +324,10 @@ def loader_of(
 
 # %% ../nbs/12_memory.ipynb #434a3eb6
 def in_memory(
-    dls:DataLoaders, # Loaders of images and labels, multi-sample or not, whose item transforms give images of one size
+    dls:DataLoaders, # Loaders of images and labels, whose item transforms give images of one size
     device=None, # Where the decoded data lives; `None`: on `dls.device`
-    cache=None, # Folder that keeps the images for the next start; `True`: one in fastai's data folder; `None`: nowhere
-    skip_bad:bool=None # Leave out images that cannot be decoded, and say how many; `None`: as `dls` does
+    cache=None, # Folder that keeps the images; `True`: one in fastai's data folder; `None`: none
+    skip_bad:bool=None # Leave out images that cannot be decoded; `None`: as `dls` does
 )->MultiSampleDataLoaders: # The same, without a file read again
     "The same `DataLoaders`, its data set decoded once"
     device = check_device(ifnone(device, ifnone(dls.device, default_device())))
@@ -322,10 +339,11 @@ def in_memory(
     sets = [dl.dataset for dl in dls.loaders]
     ys,n = check_labels(*sets),sum(map(len, sets))
     for dl in dls.loaders: check_plain(dl)
-    ds = [Decoder(dl.dataset, dl.after_item, num_workers=dl.fake_l.num_workers if len(dl.dataset)>1000 else 0)
+    def workers(dl): return dl.fake_l.num_workers if len(dl.dataset)>1000 else 0
+    ds = [Decoder(dl.dataset, dl.after_item, num_workers=workers(dl))
           for dl in dls.loaders]
     if not folder or device.type!='cpu': check_room(n, first_image(ds[0], skip_bad), device)
-    torch.empty(2**25-2**14, dtype=torch.uint8) # glibc keeps freed memory of sizes it has seen freed; else each batch is allocated anew
+    torch.empty(2**25-2**14, dtype=torch.uint8) # glibc keeps memory of sizes that it has seen freed
     images = [decoded(d, device, folder, skip_bad) for d in ds]
     bad = [source_name(ds,i) for ds,(_,left_out) in zip(sets, images) for i in left_out]
     if bad: say_left_out(len(bad), n, bad[0])

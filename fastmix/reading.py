@@ -50,7 +50,8 @@ def raw_labels(
 ): # A generator
     "What the label function of `ds` gives for each item, before fastai makes numbers of it"
     if len(ds.tls)<=ds.n_inp:
-        raise ValueError('data set without labels: expected a label for each image, from a second block')
+        raise ValueError('data set without labels: expected a label for each image, '
+                         'from a second block')
     tl = ds.tls[ds.n_inp]
     items,get_label = L(tl.items, use_list=None),tl.tfms.fs[0]
     for i in range(len(items)):
@@ -66,7 +67,7 @@ def read_labels(
     ds:Datasets # Of images and one label each
 )->Tensor: # `[n,...]`, of the type that the data set gives
     "All labels of `ds`; the first one that does not fit is refused, with the name of its file"
-    number,values,which = {},[],[] # the number of each distinct label; their values; the number of each item
+    number,values,which = {},[],[] # of each distinct label; their values; of each item
     for i,label in enumerate(raw_labels(ds)):
         key = label if isinstance(label, (str,int)) else (i,)
         if key not in number:
@@ -74,7 +75,8 @@ def read_labels(
             try: v = compose_tfms(label, ds.tls[ds.n_inp].tfms.fs[1:], split_idx=ds.split_idx)
             except Exception as e: raise ValueError(f'{source_name(ds, i)}: {_reason(e)}') from e
             v = torch.as_tensor(v)
-            if v.isnan().any(): raise ValueError(f'{source_name(ds, i)}: expected a label, it has NaN')
+            if v.isnan().any():
+                raise ValueError(f'{source_name(ds, i)}: expected a label, it has NaN')
             if values and v.shape!=values[0].shape:
                 shapes = f'{tuple(v.shape)} differs from {tuple(values[0].shape)}'
                 raise ValueError(f'{source_name(ds, i)}: {shapes}: expected labels of one shape')
@@ -100,7 +102,7 @@ _ends = b'\xff\xd9',b'IEND\xaeB`\x82' # of a whole JPEG and a whole PNG
 
 def probe_image(
     fn # A file
-): # Its width and height; a text that tells why it cannot be read; `None` for a pipe, a device or a folder
+): # Width and height; why it cannot be read; `None` for a pipe, a device or a folder
     "Look at a file's head and end; decode it only where these leave a doubt"
     if os.path.exists(fn) and not os.path.isfile(fn): return None
     try:
@@ -114,7 +116,7 @@ def probe_image(
 def image_sizes(
     ds:Datasets,
     skip_bad:bool # Whether to leave bad files out, rather than to refuse them
-)->dict: # Number of each item that can be read: its width and height, or `None` if it comes from no file
+)->dict: # Items that can be read: width and height, or `None` if they come from no file
     "Probe every file, in parallel if there are many; say how many are left out"
     files = list(itertools.takewhile(risinstance((str,Path)), image_sources(ds.tls[0])))
     if len(files)<len(ds): return dict.fromkeys(range(len(ds))) # arrays
