@@ -91,8 +91,13 @@ def speed_table(scale, done):
     line = done.get(runs.key(s))
     if line is None: return pd.DataFrame([dict(runs=NONE)])
     f = line['figures']
-    return pd.DataFrame([{'n':n, 'images/s':f"{f[f'images_per_s_{n}']:.0f}", 'times N=1':f"{f[f'ratio_{n}']:.2f}",
-                          'images in flight':f['images'], 'device':f"{line['device']}, {line['threads']} threads"} for n in s['ns']])
+    device = f"{line['device']}, {line['threads']} threads"
+    rows = []
+    for n in s['ns']:
+        per_s,ratio = f[f'images_per_s_{n}'],f[f'ratio_{n}']
+        rows.append({'n':n, 'images/s':f'{per_s:.0f}', 'times N=1':f'{ratio:.2f}',
+                     'images in flight':f['images'], 'device':device})
+    return pd.DataFrame(rows)
 
 def measured(x):
     "The numbers of a verdict in words, in points"
@@ -121,8 +126,9 @@ def judged(
 def md(df):
     "`df` as a Markdown table"
     if not len(df): return ''
-    line = lambda cs: '| '+' | '.join(str(c).replace('|', '/') for c in cs)+' |'
-    return '\n'.join([line(df.columns), line(['---']*df.shape[1]), *map(line, df.itertuples(index=False))])
+    def line(cells): return '| '+' | '.join(str(c).replace('|', '/') for c in cells)+' |'
+    rows = [line(row) for row in df.itertuples(index=False)]
+    return '\n'.join([line(df.columns), line(['---']*df.shape[1]), *rows])
 
 def ran(claim, scale, done):
     "Whether any run of the claim is there"
@@ -147,7 +153,10 @@ def where(done):
     one = lambda f: ', '.join(sorted({f(d) for d in done.values()}))
     commits = one(lambda d: (d['code']['commit'] or 'no commit')[:7] + (' (changed)' if d['code']['dirty'] else ''))
     libs = one(lambda d: f"PyTorch {d['libraries']['torch']}, fastai {d['libraries']['fastai']}")
-    how = one(lambda d: d.get('precision', '')+', compiled'*d.get('compile', False)).removeprefix(', ')
+    def how_computed(d):
+        precision = d.get('precision', '')
+        return f'{precision}, compiled' if d.get('compile', False) else precision
+    how = one(how_computed).removeprefix(', ')
     return f"{len(done)} of its runs, on {one(lambda d: d['device'])}; {how}; code {commits}; {libs}"
 
 def counted(sc, done):

@@ -5,17 +5,19 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 here = Path(__file__).resolve().parent
-source = here.name=='experiments' and (here.parent/'settings.ini').exists() # a checkout; in an installed copy are no results
+# A checkout; an installed copy has no results
+source = here.name=='experiments' and (here.parent/'settings.ini').exists()
 default_folder = here/'results' if source else Path('fastmix-paper')
 
 def read(
     path # A file of JSON lines; it need not exist
 )->dict: # Finished runs, by their keys
     "All whole lines of `path`"
-    done = {}
-    for l in Path(path).read_text().splitlines() if Path(path).exists() else []:
-        try: d = json.loads(l)
-        except json.JSONDecodeError: continue # cut short by a full disk or a crash: that run is done again
+    path,done = Path(path),{}
+    if not path.exists(): return done
+    for line in path.read_text().splitlines():
+        try: d = json.loads(line)
+        except json.JSONDecodeError: continue # cut short by a full disk or a crash: it is run again
         done.setdefault(d['key'], d)
     return done
 
@@ -47,6 +49,6 @@ class Claim:
 def final_accuracy(
     line:dict # A finished run
 )->float: # 0..1
-    "Single-image accuracy in the end: fine-tuned, where the run was; of a run that diverged, less than any"
+    "Single-image accuracy, after fine-tuning if there was any; below every other if it diverged"
     f = line['figures']
     return f.get('tuned_acc', f.get('single_acc', -1.))

@@ -1,4 +1,5 @@
-"fastmix's front door: what a user calls, for `from fastmix.all import *` after `from fastai.vision.all import *`"
+"What a user calls: for `from fastmix.all import *`, after `from fastai.vision.all import *`"
+from torch.distributions import Beta
 from fastmix.core import Fixed, blend, mix, draw_weights, partners, top2_ceiling
 from fastmix.losses import HeadsLoss
 from fastmix.models import MultiSample, multi_sample_model, to_single, cifar_resnet
@@ -9,7 +10,8 @@ from fastmix.resuming import Checkpoint, RunLog
 from fastmix.data import MultiSampleDL, MultiSampleDataLoaders, MultiSampleDataBlock
 from fastmix.memory import InMemoryDL, PadCrop, in_memory
 from fastmix.datasets import digits_dls, digit_image, digit_label, cifar_dls
-from fastmix.callback import Mix, Mixup, MixupX, MixupL, MixupXL, SamplePairing, MixChoice, MixupC, rhythm, until
+from fastmix.callback import Mix, Mixup, MixupX, MixupL, MixupXL, SamplePairing, MixChoice, MixupC
+from fastmix.callback import rhythm, until
 from fastmix.learner import MixupLearner, MultiSampleLearner, mixup_c_learner, mixup_learner
 from fastmix.shipping import load_weights
 import fastmix.show

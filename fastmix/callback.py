@@ -34,7 +34,8 @@ class Mixed:
 def describe(v):
     "A setting as a plain value; a distribution with its parameters, a function by its name"
     if isinstance(v, Distribution):
-        return f'{type(v).__name__}({ {k:tensor(getattr(v, k)).tolist() for k in v.arg_constraints} })'
+        args = {k:tensor(getattr(v, k)).tolist() for k in v.arg_constraints}
+        return f'{type(v).__name__}({args})'
     if isinstance(v, partial): return f'{describe(v.func)}({v.args}, {v.keywords})'
     if callable(v): return getattr(v, '__name__', type(v).__name__)
     return repr(v) if isinstance(v, Fixed) else v
@@ -90,6 +91,16 @@ def draw(self:MixBase, dist, bs, g):
     "Weights for a batch: a row for each sample, or one for all"
     constant = isinstance(dist, Fixed) or dist==0
     return draw_weights(dist, 1 if constant or self.per=='batch' else bs, self.n_samples, g)
+
+# %% ../nbs/08_callback.ipynb #30d7bf18
+@patch
+def before_fit(self:MixBase):
+    "Refuse a second mixing callback, of ours or of fastai's"
+    mixing = [cb for cb in self.learn.cbs if isinstance(cb, (MixBase,MixHandler))]
+    if len(mixing)==1: return
+    names = ' and '.join(type(cb).__name__ for cb in mixing)
+    raise ValueError(f'{names} in one learner: expected one mixing callback; '
+                     'MixChoice(Mixup(), MixupX()) takes several, and draws one for each batch')
 
 # %% ../nbs/08_callback.ipynb #443e07f5
 @patch
@@ -333,12 +344,14 @@ def after_create(self:MixupC):
     "Refuse a network of other slots, and let it scale them, if they are weighed"
     model,n = get_model(self.model),self.n_samples
     came = getattr(model, 'n_samples', 1)
-    if came!=n: raise ValueError(f'MixupC(n_samples={n}) on a network of n_samples={came}: expected '
-        f'{n}; mixup_c_learner builds one, or multi_sample_model(model, {n}, n_classes)')
+    if came!=n: raise ValueError(f'MixupC(n_samples={n}) on a network of n_samples={came}: '
+        f'expected {n}; mixup_c_learner or multi_sample_model(model, {n}, n_classes) build one')
     if self.lam_x is not None and n>1 and model.slot_scale is None: model.scale_slots(1/n)
 
 @patch
-def before_fit(self:MixupC): self.after_create()
+def before_fit(self:MixupC):
+    MixBase.before_fit(self)
+    self.after_create()
 
 @patch
 def before_batch(self:MixupC):

@@ -91,7 +91,6 @@ def saved_settings(
     except Exception as e: # such as of a missing key, or of a setting of another type
         raise ValueError(f'{file} cannot be read: {last_line(e)}') from e
 
-# %% ../nbs/18_cli.ipynb #eb5fe33e
 def _check_out(s):
     if s.resume:
         if s.out is None: raise ValueError('resume=True: expected out, the folder of the run')
@@ -135,7 +134,6 @@ def make_dls(
     return fm.MultiSampleDataLoaders.from_folder(
         s.data, item_tfms=fv.Resize(s.size), batch_tfms=tfms, skip_bad=s.skip_bad, **split, **kw)
 
-# %% ../nbs/18_cli.ipynb #65e07b17
 def make_learner(
     s:Settings,
     dls # From `make_dls`
@@ -215,7 +213,9 @@ def train(**kwargs): # The trained learner; its `path` is the run folder
     learn.path = on_rank0(lambda: run_folder(s))
     bars = sys.stdout.isatty() and not s.quiet
     log = RunLog(learn.path, run_settings(s), lines=not bars and not s.quiet)
-    if not bars: learn.remove_cb(ProgressCallback).logger = noop
+    if not bars:
+        learn.remove_cb(ProgressCallback)
+        learn.logger = noop
     cbs = [log, Checkpoint(learn.path, s.resume, run_settings(s)), *_watchers(s, learn.path)]
     with _note_the_end(learn, s, log), learn.distrib_ctx(s.sync_bn): learn.fit(s.epochs, cbs=cbs)
     leave_processes()
@@ -231,7 +231,8 @@ def _parse(argv):
     p = anno_parser(train, 'fastmix-train')
     for a in p._actions: a.default = argparse.SUPPRESS # what was not given is none of its business
     p.error = lambda msg: _leave(2, f'error: {msg}')
-    given = {k:v for k,v in vars(p.parse_args(argv)).items() if k not in ('pdb','xtra')}
+    args = vars(p.parse_args(argv))
+    given = {k:v for k,v in args.items() if k not in ('pdb','xtra')} # fastcore's
     if not given.get('resume') or 'out' not in given: return given
     return {**run_settings(saved_settings(given['out'])), **given}
 
@@ -240,7 +241,6 @@ def _leave(status, msg): # of several processes on a machine the first one speak
     if first: print(f'fastmix-train: {msg}', file=sys.stderr)
     sys.exit(status)
 
-# %% ../nbs/18_cli.ipynb #004df586
 def main(
     argv=None # Arguments; `None`: those of the command line
 ):

@@ -6,10 +6,10 @@
 __all__ = ['unreduced', 'weighted_loss', 'mixed_loss', 'HeadsLoss']
 
 # %% ../nbs/04_losses.ipynb #5ea618bb
-import inspect
+import inspect, re
 from copy import copy
 from fastai.basics import *
-from fastai.losses import BaseLoss, CrossEntropyLossFlat
+from fastai.losses import BaseLoss, BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from .checks import *
 from .core import *
 
@@ -100,17 +100,29 @@ class HeadsLoss(BaseLoss): # a fastai loss, so that fastai moves it to the devic
         return f"{'Mean' if self.mean else 'Sum'} over {self.n} slots of {self.func}"
 
 # %% ../nbs/04_losses.ipynb #8db24328
+_kinds = {r'CrossEntropyLoss|cross_entropy': CrossEntropyLossFlat,
+          r'BCEWithLogitsLoss|binary_cross_entropy_with_logits': BCEWithLogitsLossFlat,
+          r'(MSE|L1|SmoothL1|Huber)Loss|(mse|l1|smooth_l1|huber)_loss': MSELossFlat}
+
+def _meaning(func):
+    "The loss that knows what predictions under `func` mean: itself, or fastai's of its kind"
+    if hasattr(func, 'decodes'): return func
+    f = func.func if isinstance(func, partial) else func
+    name = getattr(f, '__name__', type(f).__name__)
+    return next((kind() for names,kind in _kinds.items() if re.fullmatch(names, name)), None)
+
 @patch
-def activation(self:HeadsLoss, x): return getcallable(self.func, 'activation')(x)
+def activation(self:HeadsLoss, x): return getcallable(_meaning(self.func), 'activation')(x)
 
 @patch
 def decodes(self:HeadsLoss,
     x:Tensor # Activated predictions `[b,n,c]` of N heads or `[b,c]` of one softmax
 )->tuple: # A tensor per slot
-    "Each head's answer, as `func` decodes; or one softmax's most probable classes in order"
-    if x.ndim==2: return x.topk(self.n, dim=1).indices.unbind(1)
-    decode = getattr(self.func, 'decodes', partial(torch.argmax, dim=-1))
-    return tuple(decode(o) for o in self.heads(x))
+    "Each head's classes, labels or numbers; or one softmax's most probable classes in order"
+    decode = getattr(_meaning(self.func), 'decodes', partial(torch.argmax, dim=-1))
+    answers = tuple(decode(o) for o in self.heads(x))
+    if x.ndim>2 or answers[0].ndim==x.ndim: return answers
+    return x.topk(self.n, dim=1).indices.unbind(1)
 
 @patch
 def to(self:HeadsLoss, device):

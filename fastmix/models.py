@@ -9,6 +9,7 @@ __all__ = ['Heads', 'MultiSample', 'BasicBlock', 'cifar_resnet', 'resnet20', 're
 # %% ../nbs/06_models.ipynb #fe09d6dc
 import inspect, re, torchvision
 from copy import deepcopy
+from difflib import get_close_matches
 from fastai.basics import *
 from fastai.vision.models import xresnet
 from huggingface_hub import PyTorchModelHubMixin
@@ -162,7 +163,7 @@ def resnet110(n_classes=10, **kwargs):
 
 # %% ../nbs/06_models.ipynb #f54eccb4
 def _layers(model, name=''):
-    "Names of the layers with weights and the layers; what a convolution has inside is its own"
+    "The layers with weights and their names; what a convolution has inside is its own"
     children = list(model.named_children())
     if children and not isinstance(model, (nn.Conv2d, nn.Linear)):
         return [o for nm,m in children for o in _layers(m, f'{name}.{nm}' if name else nm)]
@@ -176,7 +177,8 @@ def _check_ends(model):
         return conv,name,linear
     found = ', '.join(f'{nm or "itself"}: {type(m).__name__}' for nm,m in (layers[0], layers[-1]))
     raise ValueError(f'{type(model).__name__} cannot be adapted: expected a convolution over all '
-        f'channels as its first layer with weights and a linear classifier as its last, found {found}')
+        'channels as its first layer with weights and a linear classifier as its last, '
+        f'found {found}')
 
 # %% ../nbs/06_models.ipynb #c9dc1007
 def _set_input(conv, weight):
@@ -233,17 +235,25 @@ def _arch_name(arch):
     name = getattr(arch, '__name__', None)
     return f'{lib}/{name}' if name and lib in ('torchvision','fastai') else None
 
+def _params(f): return inspect.signature(f).parameters if callable(f) else {}
+
+def _timm_net(name, **kwargs):
+    "A network of timm, by its name"
+    import timm # asked for by name, and otherwise not needed
+    if timm.is_model(name) or ':' in name: return timm.create_model(name, **kwargs)
+    near = get_close_matches(name, timm.list_models(), 1, 0)[0]
+    raise ValueError(f'arch={name!r}: expected a network of timm, as {near!r}, or a function')
+
 def _single_net(arch, n_in, pretrained):
     "The network for one image that `arch` is, names or makes"
     if isinstance(arch, nn.Module): return arch
-    if isinstance(arch, str):
-        import timm # asked for by name, and otherwise not needed
-        return timm.create_model(arch, pretrained=pretrained, in_chans=n_in)
-    if not pretrained: return arch()
-    if 'weights' in inspect.signature(arch).parameters: return arch(weights='DEFAULT')
-    return arch(pretrained=True)
+    if isinstance(arch, str): return _timm_net(arch, pretrained=pretrained, in_chans=n_in)
+    if not callable(arch):
+        raise ValueError(f'arch={arch!r}: expected a function, a name or a network')
+    asked = {'weights': 'DEFAULT'} if 'weights' in _params(arch) else {'pretrained': True}
+    return arch(**asked) if pretrained else arch()
 
-# %% ../nbs/06_models.ipynb #bb3e1d55
+# %% ../nbs/06_models.ipynb #240dd925
 def make_model(
     arch, # A function of fastmix's, torchvision's or fastai's, a timm name, or a network
     n_classes:int, # Number of classes C
@@ -254,9 +264,12 @@ def make_model(
 )->MultiSample:
     "Build `arch` for `n_samples` images and `n_heads` heads"
     if isinstance(arch, MultiSample): return arch
-    if callable(arch) and 'n_samples' in inspect.signature(arch).parameters:
+    if 'n_samples' in _params(arch):
         net = arch(n_classes, n_samples=n_samples, n_heads=n_heads, n_in=n_in)
-    else: net = _single_net(arch, n_in, pretrained)
+    else:
+        try: net = _single_net(arch, n_in, pretrained)
+        except OSError as e: raise OSError(f'the pretrained weights of {arch} did not come '
+            f'({type(e).__name__}): connect to the network once, or pass pretrained=False') from e
     if not isinstance(net, MultiSample):
         net = multi_sample_model(net, n_samples, n_classes, n_heads, n_in)
     net.arch = ifnone(net.arch, _arch_name(arch))

@@ -15,7 +15,7 @@ from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
 from .checks import *
 from .processes import *
-from .reading import _sources, read_labels
+from .reading import image_sources, read_labels
 
 # %% ../nbs/09_resuming.ipynb #34cf31ff
 def _print_row(cells):
@@ -180,7 +180,7 @@ def data_digest(
     tensors = tensors if isinstance(tensors, tuple) else ()
     for t in tensors: h.update(_bytes(t[::max(1, t.nbytes>>28)]))
     if isinstance(ds, Datasets) and not tensors:
-        for item in _sources(ds.tls[0]): h.update(_known_by(item))
+        for item in image_sources(ds.tls[0]): h.update(_known_by(item))
         if len(ds.tls)>ds.n_inp: h.update(_bytes(read_labels(ds)))
     h.update(str(list(L(getattr(ds, 'vocab', None)))).encode())
     return h.hexdigest()

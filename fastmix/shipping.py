@@ -28,7 +28,7 @@ def _to_bytes(model):
     "A network as a safetensors file, its `config` in the metadata"
     weights = {k:v.detach().cpu().clone(memory_format=torch.contiguous_format)
                for k,v in model.state_dict().items()}
-    return save(weights, {'format': 'pt', 'fastmix': json.dumps(model.config, default=str)})
+    return save(weights, {'fastmix': json.dumps(model.config, default=str)})
 
 def _read_config(fname):
     "The `config` in a safetensors file; version 0.1 kept vocab and settings beside it"
@@ -105,6 +105,19 @@ def from_pretrained(cls:MultiSample,
     with _one_error(weights): return _build(described, load_file(weights), arch)
 
 # %% ../nbs/16_shipping.ipynb #4360e1ae
+def _onnx_program(model, n, shape):
+    "`model` of `n` inputs as ONNX; the images have any size, where `shape` is `None`"
+    dims = {0: torch.export.Dim('batch')}
+    if shape is None:
+        n_in = next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+        shape = n_in//n,64,64
+        dims.update({2: torch.export.Dim('height'), 3: torch.export.Dim('width')})
+    images = tuple(torch.zeros(2, *shape) for _ in range(n)) # a batch of one would be a constant
+    shapes = (dims,)*n
+    return torch.onnx.export(model, images, dynamo=True, verbose=False, output_names=['logits'],
+        input_names=[f'x{i+1}' for i in range(n)],
+        dynamic_shapes=(shapes,) if isinstance(model, MultiSample) else shapes)
+
 @patch
 def export_onnx(self:Learner,
     fname='model.onnx' # File in `self.path`, with or without its suffix
@@ -112,15 +125,10 @@ def export_onnx(self:Learner,
     "Save the network as ONNX, for batches of any size (needs onnx and onnxscript)"
     model = deepcopy(get_model(self.model)).cpu().float().eval()
     n = getattr(model, 'n_samples', 1)
-    x = self.dls.valid.one_batch()[0][:2].as_subclass(Tensor).cpu()
-    args = tuple(torch.cat([x,x])[:2].clone() for _ in range(n)) # one image would be a constant
-    shapes = tuple({0: torch.export.Dim('batch')} for _ in args)
-    if isinstance(model, MultiSample): shapes = (shapes,)
-    program = torch.onnx.export(model, args, dynamo=True, verbose=False, dynamic_shapes=shapes,
-        input_names=[f'x{i+1}' for i in range(n)], output_names=['logits'])
-    config = getattr(model, 'config', {'n_samples': n})
-    config = dict(config, vocab=_vocab(self.dls))
-    program.model.metadata_props.update({k:json.dumps(v, default=str) for k,v in config.items()})
+    shape = self.dls.valid.one_batch()[0].shape[1:] if len(self.dls.valid_ds) else None
     path = _with_suffix(self.path/fname, '.onnx')
+    with _one_error(path): program = _onnx_program(model, n, shape)
+    config = dict(getattr(model, 'config', {'n_samples': n}), vocab=_vocab(self.dls))
+    program.model.metadata_props.update({k:json.dumps(v, default=str) for k,v in config.items()})
     write_whole(path, program.model_proto.SerializeToString())
     return path

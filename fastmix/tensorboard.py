@@ -8,7 +8,7 @@ __all__ = ['SlotsTensorBoardCallback']
 # %% ../nbs/17_tensorboard.ipynb #db4bc3ba
 from fastai.vision.all import *
 from fastai.callback.tensorboard import TensorBoardCallback
-from .learner import _with_slots
+from .data import with_slots
 from .processes import *
 
 # %% ../nbs/17_tensorboard.ipynb #9ec72c83
@@ -40,6 +40,6 @@ def after_epoch(self:SlotsTensorBoardCallback):
     if not preds or num_distrib()>1: return # others would have to take part in the batch
     self.learn.one_batch(0, self.dls.valid.one_batch())
     act,decode = (getcallable(self.loss_func, o) for o in ('activation','decodes'))
-    dl = _with_slots(self.dls.valid, len(self.xb))
+    dl = with_slots(self.dls.valid, len(self.xb))
     dl.show_results(self.xb+self.yb, decode(act(self.pred)), max_n=self.n_preds)
     self.writer.add_figure('Sample results', plt.gcf(), self.train_iter) # which closes it

@@ -223,6 +223,42 @@ def test_onnx_says_what_it_is(tmp_path):
     config = onnx_config(a)
     assert {k:config[k] for k in want}==want
 
+def test_onnx_of_a_learner_of_fastai(tmp_path):
+    dls = digits(tmp_path, 1)
+    learn = vision_learner(dls, models.resnet18, n_in=1, pretrained=False, normalize=False, path=tmp_path)
+    x = torch.rand(3,1,8,8)
+    assert_close(run_onnx(learn.export_onnx('v'), x), by_hand(learn, x), atol=1e-4, rtol=1e-4)
+    assert onnx_config(tmp_path/'v.onnx')==dict(n_samples=1, vocab=vocab)
+
+def test_onnx_that_cannot_be(tmp_path):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = own_net()
+        def forward(self, x): return self.net(x) if x.sum()>0 else self.net(-x)
+    learn = Learner(digits(tmp_path, 1), Odd(), path=tmp_path)
+    with pytest.raises(ValueError, match='odd.onnx: ') as e: learn.export_onnx('odd')
+    assert '\n' not in str(e.value) and not (tmp_path/'odd.onnx').exists()
+
+# A learner that was loaded
+
+@pytest.mark.parametrize('n_heads', [None,1])
+def test_a_loaded_learner_ships_as_well(n_heads, tmp_path):
+    "Its loaders are empty, so there is no batch to look at"
+    learn = make(tmp_path, arch=resnet20, n_heads=n_heads)
+    learn.export(tmp_path/'l.pkl')
+    other,x = load_learner(tmp_path/'l.pkl'),torch.rand(2,3,1,8,8)
+    other.path = tmp_path
+    want = by_hand(learn, *x)
+    assert_close(by_hand(other, *x), want)
+    m = load_weights(other.save_weights('w', seed=3))
+    assert torch.equal(m(*x), want) and (m.vocab,m.settings)==(vocab,{'seed':3})
+    assert_close(run_onnx(other.export_onnx('m'), *x), want, atol=1e-4, rtol=1e-4)
+    assert run_onnx(tmp_path/'m.onnx', *torch.rand(2,1,1,20,12)).shape==want[:1].shape # of any size
+    same = by_hand(learn, x[0], x[0])
+    with torch.no_grad(): one = to_single(other.model)(x[0])
+    assert_close(one, same.mean(1) if n_heads is None else same, atol=1e-5, rtol=1e-4)
+
 # One softmax, whose slots are scaled (section 4.1)
 
 def test_everybody_knows_the_scale_of_one_softmax(tmp_path):
