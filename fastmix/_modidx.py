@@ -225,6 +225,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'fastmix.losses.HeadsLoss.heads': ('losses.html#headsloss.heads', 'fastmix/losses.py'),
                                 'fastmix.losses.HeadsLoss.to': ('losses.html#headsloss.to', 'fastmix/losses.py'),
                                 'fastmix.losses._copy_loss': ('losses.html#_copy_loss', 'fastmix/losses.py'),
+                                'fastmix.losses._divisor': ('losses.html#_divisor', 'fastmix/losses.py'),
+                                'fastmix.losses._each': ('losses.html#_each', 'fastmix/losses.py'),
                                 'fastmix.losses._meaning': ('losses.html#_meaning', 'fastmix/losses.py'),
                                 'fastmix.losses.mixed_loss': ('losses.html#mixed_loss', 'fastmix/losses.py'),
                                 'fastmix.losses.unreduced': ('losses.html#unreduced', 'fastmix/losses.py'),

@@ -163,8 +163,8 @@ class Mix(MixBase):
 
     def after_loss(self):
         if self.mixed is None: return
-        ybs,w = self.mixed.ybs,self.mixed.w_l
-        _set_loss(self.learn, mixed_loss(self.loss_func, self.pred, ybs, w, self.loss_grad))
+        _set_loss(self.learn, mixed_loss(self.loss_func, self.pred, self.mixed.ybs, self.mixed.w_l,
+            self.loss_grad, permuted=self.partner!='other_class'))
 
 # %% ../nbs/08_callback.ipynb #fac248a4
 @patch

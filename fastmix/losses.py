@@ -37,22 +37,27 @@ def _copy_loss(f):
     return f
 
 # %% ../nbs/04_losses.ipynb #dd113024
+def _each(loss_func, pred, yb, bs):
+    "The losses of `bs` samples, a row each; as plain tensors, since fastai's type is slow"
+    return unreduced(loss_func)(pred, *yb).as_subclass(Tensor).reshape(bs, -1)
+
+def _divisor(loss, each):
+    "What `loss` divides the sum of the single losses by; where all are zero it does not matter"
+    n = each.numel()
+    return (each.detach().sum()/loss.detach()).nan_to_num(n, n, n)
+
 def weighted_loss(
     loss_func, # Any loss that can tell samples apart
     pred:Tensor, # Predictions `[b,...]`
     *yb, # Targets
     w:Tensor, # Weight of each sample's loss `[b]`
-    loss:Tensor=None, # `loss_func(pred, *yb)`, if it is known already
     **kwargs # For `loss_func`
 )->Tensor: # Shaped as `loss_func` shapes it
     "The loss with a weight per sample, averaged as `loss_func` averages it"
-    if loss is None:
-        with torch.no_grad(): loss = loss_func(pred, *yb, **kwargs)
-    each = unreduced(loss_func)(pred, *yb).reshape(len(w), -1)
+    with torch.no_grad(): loss = loss_func(pred, *yb, **kwargs).as_subclass(Tensor)
+    each = _each(loss_func, pred, yb, len(w))
     if loss.ndim: return (each*w[:,None]).reshape(loss.shape)
-    n = each.numel() # where all losses are zero, it does not matter what they are divided by
-    divisor = (each.detach().sum()/loss.detach()).nan_to_num(n, n, n)
-    return (each*(w[:,None]/divisor)).sum()
+    return (each*w[:,None]).sum()/_divisor(loss, each)
 
 # %% ../nbs/04_losses.ipynb #ea8f0047
 def mixed_loss(
@@ -60,15 +65,21 @@ def mixed_loss(
     pred:Tensor, # What the network said of the mixed batch `[b,...]`
     ybs, # A tuple of targets for every sample of a mixture
     w:Tensor, # Weights of the labels `[b,n]`, rows summing to 1, or `[1,n]`: one for the batch
-    loss:Tensor=None # `loss_func(pred, *ybs[0])`, if it is known already
+    loss:Tensor=None, # `loss_func(pred, *ybs[0])`, if it is known already
+    permuted:bool=False # Whether `ybs` are permutations of the first, and averaged alike
 )->Tensor: # Shaped as `loss_func` shapes it
     "`sum_k w_k L(pred, y_k)`, averaged as `loss_func` averages (section 3.1, equation 1)"
     if loss is None: loss = loss_func(pred, *ybs[0])
-    losses = [loss, *[loss_func(pred, *yb) for yb in ybs[1:]]]
-    if len(w)==1: terms = [w_k*loss_k for w_k,loss_k in zip(w[0], losses)]
-    else: terms = [weighted_loss(loss_func, pred, *yb, w=w_k, loss=loss_k)
-                   for yb,w_k,loss_k in zip(ybs, w.T, losses)]
-    return torch.where((w[:,0]==1).all(), loss, sum(terms))
+    loss = loss.as_subclass(Tensor)
+    if len(w)==1:
+        losses = [loss, *[loss_func(pred, *yb) for yb in ybs[1:]]]
+        total = sum(w_k*loss_k for w_k,loss_k in zip(w[0], losses))
+    elif permuted and not loss.ndim:
+        each = [_each(loss_func, pred, yb, len(w)) for yb in ybs]
+        mixed = sum(w_k*each_k for w_k,each_k in zip(w.T[:,:,None], each))
+        total = mixed.sum()/_divisor(loss, each[0])
+    else: total = sum(weighted_loss(loss_func, pred, *yb, w=w_k) for yb,w_k in zip(ybs, w.T))
+    return torch.where((w[:,0]==1).all(), loss, total)
 
 # %% ../nbs/04_losses.ipynb #733063ed
 class HeadsLoss(BaseLoss): # a fastai loss, so that fastai moves it to the device

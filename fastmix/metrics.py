@@ -94,8 +94,7 @@ def check(self:MixMetric,
     "Refuse targets that are not one class per sample"
     if ys[0].ndim==1 and not ys[0].is_floating_point(): return
     raise ValueError(f'{self.name} on targets {[*ys[0].shape]} of {ys[0].dtype}: expected one '
-        'class per sample; HeadMetric(accuracy_multi, 0) judges labels, HeadMetric(rmse, 0) '
-        'numbers')
+        'class per sample; HeadMetric judges others, with accuracy_multi or rmse')
 
 # %% ../nbs/05_metrics.ipynb #53ce8abd
 class Top2(MixMetric):

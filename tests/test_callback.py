@@ -82,6 +82,13 @@ def test_per_sample_weighted_cross_entropy_in_float64():
     assert torch.allclose(got, want)
     assert torch.allclose(*[torch.autograd.grad(o, p)[0] for o in (got,want)], atol=1e-12)
 
+@pytest.mark.parametrize('loss', averaged_once, ids=repr)
+def test_permuted_labels_need_no_second_look_at_how_they_are_averaged(loss):
+    p,y,w = torch.randn(9,3, requires_grad=True),torch.arange(9)%3,draw_weights(.5, 9)
+    a,b = (mixed_loss(loss, p, [(y,),(y.roll(2),)], w, permuted=o) for o in (True,False))
+    assert torch.allclose(a, b, atol=1e-6)
+    assert torch.allclose(*[torch.autograd.grad(o.sum(), p)[0] for o in (a,b)], atol=1e-6)
+
 def test_partners_of_another_class_have_their_gradient():
     "They are no permutation, so class weights average them otherwise; against the formula"
     p,y,y2 = torch.randn(9,3, dtype=torch.double, requires_grad=True),torch.arange(9)%2,torch.full((9,), 2)
@@ -279,9 +286,10 @@ def test_any_mixture_under_any_loss_is_the_written_formula(bs, n, seed, loss):
     y,w = torch.randint(3, (bs,), generator=g),draw_weights(.5, bs, n, g).double()
     ys = [y[i] for i in partners(bs, n, g=g)]
     want = sum((w[:,k]*unreduced(loss)(pred, ys[k])).mean() for k in range(n))
-    got = mixed_loss(loss, pred, [(o,) for o in ys], w)
-    assert torch.allclose(got.double(), want.double(), atol=1e-6)
-    assert torch.allclose(*[torch.autograd.grad(o, pred)[0] for o in (got,want)], atol=1e-6)
+    for permuted in (True,False):
+        got = mixed_loss(loss, pred, [(o,) for o in ys], w, permuted=permuted)
+        assert torch.allclose(got.double(), want.double(), atol=1e-6)
+        assert torch.allclose(*[torch.autograd.grad(o, pred, retain_graph=True)[0] for o in (got,want)], atol=1e-6)
 
 @pytest.mark.parametrize('backend', ['aot_eager', pytest.param('inductor', marks=pytest.mark.slow)])
 def test_a_compiled_model_trains_as_it_would(backend):
