@@ -44,7 +44,7 @@ def describe(v):
 class MixBase(Callback):
     "When to mix, with whom, and the random numbers for it"
     order,_stateattrs = 0,('mixed',) # before autocast begins; `mixed` is never pickled
-    mixed,warned = None,False
+    mixed,warned,made_with = None,False,('n_samples','partner','per','mix_valid','when')
     def __init__(self,
         n_samples:int=2, # Number N of samples in a mixture
         partner:str='any', # With whom: `'any'`, `'other'` (never itself), `'other_class'`
@@ -63,8 +63,7 @@ class MixBase(Callback):
 
     def settings(self)->dict:
         "What the callback was made with, but for its seed, in plain values"
-        names = 'n_samples','partner','per','mix_valid','when'
-        return {k:describe(getattr(self, k)) for k in names}
+        return {k:describe(getattr(self, k)) for k in self.made_with}
 
     def forget(self): self.mixed = None # which an interrupted batch left
     before_train = before_validate = after_fit = forget

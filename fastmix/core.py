@@ -135,6 +135,7 @@ def blend(
     dt = torch.promote_types(a.dtype, lam.dtype)
     return torch.lerp(b.to(dt), a.to(dt), like(lam, a).to(dt)).to(a.dtype)
 
+# %% ../nbs/02_core.ipynb #ba0a1ddc
 def mix(
     x:Tensor, # Samples `[b,...]`, floating point
     idx:Tensor, # Who is mixed with whom, `[n,b]`, from `partners`

@@ -98,8 +98,7 @@ class HeadsLoss(BaseLoss): # a fastai loss, so that fastai moves it to the devic
         w:Tensor=None, # Weights of the slots' losses `[b,n]` (5.3); `None`: all alike
         **kwargs # For `func`
     )->Tensor: # As `func` shapes it
-        preds = self.heads(pred)
-        n = len(preds)
+        n = len(preds := self.heads(pred))
         if len(ys)!=n:
             raise ValueError(f'{len(ys)} labels for each sample: expected n={n}, one per slot')
         fs = [self.func]*n if w is None else [partial(weighted_loss, self.func, w=o) for o in w.T]
@@ -122,6 +121,7 @@ def _meaning(func):
     name = getattr(f, '__name__', type(f).__name__)
     return next((kind() for names,kind in _kinds.items() if re.fullmatch(names, name)), None)
 
+# %% ../nbs/04_losses.ipynb #6e69f87c
 @patch
 def activation(self:HeadsLoss, x): return getcallable(_meaning(self.func), 'activation')(x)
 

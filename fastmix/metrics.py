@@ -47,6 +47,7 @@ def top2(
     "The share of slots whose class is named at its own place: top2-precision (section 3.2)"
     return (predicted(pred, y.shape[1])==y).float().mean(1)
 
+# %% ../nbs/05_metrics.ipynb #c2e2c670
 def top2_all(
     pred:Tensor, # `[b,n,c]` of N heads or `[b,c]` of one softmax
     y:Tensor, # Labels `[b,n]`

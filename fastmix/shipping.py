@@ -118,6 +118,7 @@ def _onnx_program(model, n, shape):
         input_names=[f'x{i+1}' for i in range(n)],
         dynamic_shapes=(shapes,) if isinstance(model, MultiSample) else shapes)
 
+# %% ../nbs/16_shipping.ipynb #0bc1dd6b
 @patch
 def export_onnx(self:Learner,
     fname='model.onnx' # File in `self.path`, with or without its suffix
