@@ -342,11 +342,34 @@ class MultiSampleDataLoaders(ImageDataLoaders):
         slots = dict(n_samples=n_samples, partner=partner, pair_seed=pair_seed)
         kwargs = {**dblock.dls_kwargs, **{k:v for k,v in slots.items() if v is not None}, **kwargs}
         check_loader_args(kwargs)
+        dblock,get_items = copy(dblock),dblock.get_items
+        if getattr(get_items, 'func', get_items) is get_image_files: # which follows a link to itself
+            dblock.get_items = partial(image_files, **getattr(get_items, 'keywords', {}))
         dsets = checked_datasets(dblock, source, skip_bad, kwargs.get('verbose', False))
         dls = dsets.dataloaders(path=path,
                                 after_item=dblock.item_tfms, after_batch=dblock.batch_tfms,
                                 dl_type=MultiSampleDL, skip_bad=bool(skip_bad), **kwargs)
         return cls(*dls.loaders, path=dls.path, device=dls.device)
+
+    @classmethod
+    @delegates(ImageDataLoaders.from_folder)
+    def from_folder(cls, path, train='train', valid=None, valid_pct=None, seed=None, **kwargs):
+        "Create from a folder per class, in `train/` and `valid/` (or `val/`, `test/`), or split by itself"
+        path,rest = Path(path),('valid','val','test')
+        if valid is None: valid = first(o for o in rest if (path/o).is_dir()) or rest[0]
+        if valid_pct is None and not (path/train).is_dir() and not (path/valid).is_dir():
+            valid_pct,seed = .2,ifnone(seed, 42)
+            print(f'{path}: no {train}/ and {valid}/, so a fifth is for validation (seed {seed})')
+        make = super().from_folder
+        return make(path, train=train, valid=valid, valid_pct=valid_pct, seed=seed, **kwargs)
+
+    @classmethod
+    @delegates(ImageDataLoaders.from_lists)
+    def from_lists(cls, path, fnames, labels, **kwargs):
+        "Create from as many files as labels"
+        if len(fnames)!=len(labels):
+            raise ValueError(f'{len(fnames)} files, {len(labels)} labels: expected as many')
+        return super().from_lists(path, fnames, labels, **kwargs)
 
 for o in ('from_csv','from_name_func','from_path_re','from_name_re'): # bound to fastai's own class
     setattr(MultiSampleDataLoaders, o, classmethod(getattr(ImageDataLoaders, o).__func__))

@@ -3,7 +3,7 @@ import gc, pickle
 import pytest
 from fastai.vision.all import *
 from fastmix.all import *
-from fastmix.data import other_class_permutation
+from fastmix.data import Slots, other_class_permutation
 from fastmix import memory
 
 for o in [o for o in dir() if o.startswith('test')]: del globals()[o] # fastcore's, which pytest would take for tests
@@ -92,8 +92,8 @@ def test_with_a_learner(path, memory):
     with learn.no_bar(), learn.no_logging():
         learn.fit(1)
         fs = get_image_files(path)
-        with learn.no_bar(): probs,_ = learn.get_preds(dl=dls.test_dl([(fs[0],fs[1])], pairs=True))
-        assert probs.shape==(1,2,3)
+        label,cls,probs = learn.predict(Slots((fs[0],fs[1])))
+        assert len(label)==2 and probs.shape==(2,3)
         assert len(dls.test_dl(fs[:4]).one_batch())==2
         assert len(dls.test_dl([(fs[0],fs[1])], pairs=True, with_labels=True).one_batch())==4
         learn.show_results()
@@ -348,16 +348,19 @@ def test_one_pass_gives_what_the_stages_give(path, n):
     stats = Normalize.from_stats(*cifar_stats, cuda=False)
     fast = in_memory(make(path, n_samples=n, batch_tfms=[PadCrop(2), stats]))
     res = []
-    for dl,loop in ((fast.train,iter), (fast.train.new(),lambda dl: map(dl.after_batch, dl.create_batches(dl.get_idxs())))):
+    for dl,by_hand in ((fast.train,False), (fast.train.new(),True)):
         set_seed(3)
         dl.rng = random.Random(5)
-        if loop is not iter:
+        if by_hand:
             dl.randomize()
             dl.before_iter()
-            torch.empty((), dtype=torch.int64).random_() # PyTorch's loader draws a seed for its workers
-        res.append(list(loop(dl)))
+            idxs = dl.get_idxs()
+            torch.empty((), dtype=torch.int64).random_() # torch's own loader draws a seed for its workers
+            res.append([dl.after_batch(b) for b in dl.create_batches(idxs)])
+        else: res.append(list(dl))
+    assert len(res[0])==4
     for a,b in zip(*res, strict=True):
-        for s,t in zip(a, b): assert type(s) is type(t) and torch.equal(s, t)
+        for s,t in zip(a, b, strict=True): assert type(s) is type(t) and torch.equal(s, t)
     x = fast.valid_ds[0][0]
     want = (tensor(x).permute(2,0,1)/255-tensor(cifar_stats[0])[:,None,None])/tensor(cifar_stats[1])[:,None,None]
     assert torch.allclose(first(fast.valid)[0][0].as_subclass(Tensor), want, atol=1e-6)
@@ -423,3 +426,31 @@ def test_cifar_lists_its_files_alike_everywhere(tmp_path, monkeypatch):
         res.append([o.relative_to(tmp_path) for o in dls.valid_ds.items])
         assert all(len(b[1].unique())>1 for b in dls.valid)
     assert res[0]==res[1] and len(set(res[0]))==60
+
+def test_folders_without_a_split(path, capsys):
+    a,b = [MultiSampleDataLoaders.from_folder(path, bs=4, num_workers=0, device='cpu') for _ in range(2)]
+    assert len(a.valid_ds)==4 and a.valid_ds.items==b.valid_ds.items
+    assert 'so a fifth is for validation (seed 42)' in capsys.readouterr().out
+
+@pytest.mark.parametrize('there,used', [(('valid','val','test'),'valid'), (('val','test'),'val'), (('test',),'test')])
+def test_the_folder_of_validation(tmp_path, there, used):
+    for o in ('train',*there): write(tmp_path/o)
+    dls = MultiSampleDataLoaders.from_folder(tmp_path, bs=4, num_workers=0, device='cpu')
+    assert {o.parent.parent.name for o in dls.valid_ds.items}=={used}
+
+def test_lists_of_unequal_length(path):
+    files = get_image_files(path)
+    with pytest.raises(ValueError, match='24 files, 3 labels: expected as many'):
+        MultiSampleDataLoaders.from_lists(path, files, ['a','b','c'])
+
+@pytest.mark.parametrize('kwargs,said', [(dict(partners='other'),"partners='other'.*such as partner"), (dict(bs=0),'bs=0: expected'),
+    (dict(n_sample=3),'n_sample=3.*such as n_samples'), (dict(num_workers=-1),'num_workers=-1: expected'),
+    (dict(device='gpu'),"device='gpu': expected a device")])
+def test_misspelt_and_misplaced(path, kwargs, said):
+    with pytest.raises(ValueError, match=said): make(path, **kwargs)
+
+def test_a_folder_that_links_to_itself(path):
+    (path/'again').symlink_to(path, target_is_directory=True)
+    dls = MultiSampleDataLoaders.from_folder(path, bs=4, num_workers=0, device='cpu')
+    found = [*dls.train_ds.items, *dls.valid_ds.items]
+    assert len(found)==len(set(map(os.path.realpath, found)))==24
