@@ -24,8 +24,10 @@ def net(c=3):
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3,4,3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4,c))
 
-def learner(cb=None, loss=None, d=None, model=None, **kw):
-    learn = Learner(d or dls(), model or net(), ifnone(loss, CrossEntropyLossFlat()), opt_func=partial(OptimWrapper, opt=torch.optim.SGD), lr=.01, cbs=cb, **kw)
+def learner(cb=None, loss=None, d=None, model=None, cls=Learner, **kw):
+    opt_func = partial(OptimWrapper, opt=torch.optim.SGD)
+    loss = ifnone(loss, CrossEntropyLossFlat())
+    learn = cls(d or dls(), model or net(), loss, opt_func=opt_func, lr=.01, cbs=cb, **kw)
     learn.remove_cb(ProgressCallback)
     learn.logger = noop
     return learn
@@ -199,7 +201,8 @@ class Stop(Callback):
 def test_after_an_interruption_all_is_right(exc, cb, bf16, tmp_path):
     multi = cb is not Mixup
     loss,model = (HeadsLoss(),resnet20(3, n_samples=2)) if multi else (CrossEntropyLossFlat(),net())
-    learn = learner(cb(seed=0), loss, model=model, path=tmp_path)
+    cls = MixupLearner if bf16 else Learner # fastai's leaves autocast switched on
+    learn = learner(cb(seed=0), loss, model=model, cls=cls, path=tmp_path)
     if bf16: learn.add_cb(DevicePrecision('bf16'))
     try: learn.fit(1, cbs=Stop(exc))
     except BaseException as e: assert type(e) is type(exc) or 'boom' in str(e)
