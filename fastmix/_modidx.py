@@ -57,6 +57,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'fastmix.checks.check_number': ('checks.html#check_number', 'fastmix/checks.py'),
                                 'fastmix.checks.check_same': ('checks.html#check_same', 'fastmix/checks.py'),
                                 'fastmix.checks.last_line': ('checks.html#last_line', 'fastmix/checks.py'),
+                                'fastmix.checks.most_similar': ('checks.html#most_similar', 'fastmix/checks.py'),
                                 'fastmix.checks.nearest': ('checks.html#nearest', 'fastmix/checks.py')},
             'fastmix.cli': { 'fastmix.cli.Settings': ('cli.html#settings', 'fastmix/cli.py'),
                              'fastmix.cli.Settings.__init__': ('cli.html#settings.__init__', 'fastmix/cli.py'),

@@ -8,12 +8,12 @@ __all__ = ['from_slots', 'to_slots', 'SlotPipeline', 'other_class_permutation', 
            'MultiSampleDataBlock', 'with_slots', 'slot_dls']
 
 # %% ../nbs/11_data.ipynb #c333af88
-from difflib import get_close_matches
 from fastai.vision.all import *
 from functools import cached_property
 from inspect import signature
 from .checks import *
 from .core import *
+from .processes import *
 from .reading import *
 
 # %% ../nbs/11_data.ipynb #884a3d22
@@ -128,8 +128,8 @@ def check_keywords(
     "Refuse unknown keywords; name the one that is most like them"
     for k,v in kwargs.items():
         if k.removeprefix('val_') in known: continue
-        similar = get_close_matches(k, known, 1)
-        hint = f', such as {similar[0]}' if similar else ''
+        similar = most_similar(k, known)
+        hint = f', such as {similar}' if similar else ''
         raise ValueError(f'{k}={v!r}: expected a keyword of {what}{hint}')
 
 def check_loader_args(
@@ -339,6 +339,7 @@ class MultiSampleDataLoaders(ImageDataLoaders):
         **kwargs # What `Datasets.dataloaders` takes: `bs`, `val_bs`, `num_workers`, `device`, …
     ):
         "Create from any data block"
+        take_own_gpu() # before fastai chooses the device
         slots = dict(n_samples=n_samples, partner=partner, pair_seed=pair_seed)
         kwargs = {**dblock.dls_kwargs, **{k:v for k,v in slots.items() if v is not None}, **kwargs}
         check_loader_args(kwargs)

@@ -10,6 +10,7 @@ from fastai.vision.all import *
 from functools import lru_cache
 from sklearn.datasets import load_digits
 from .checks import *
+from .processes import *
 from .data import *
 from .memory import *
 
@@ -65,6 +66,7 @@ def cifar_dls(
 )->MultiSampleDataLoaders: # 50,000 training and 10,000 test images, 3x32x32, in memory
     "CIFAR-10, cropped and flipped at random in training, normalised"
     path = untar_data(URLs.CIFAR) if path is None else Path(path)
+    take_own_gpu() # before fastai chooses the device
     vocab = sorted(o.name for o in (path/'train').ls() if o.is_dir()) # fastai reads each file's
     dblock = DataBlock((ImageBlock,CategoryBlock(vocab=vocab)), get_items=_cifar_files,
                        get_y=_class, splitter=FuncSplitter(_in_test),

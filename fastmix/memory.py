@@ -13,6 +13,7 @@ from fastai.vision.all import *
 from functools import cached_property
 from .core import *
 from .checks import *
+from .processes import *
 from .reading import *
 from .data import *
 
@@ -232,7 +233,7 @@ def remove_unfinished(
     for f in folder.glob('*.tmp'):
         ours = re.fullmatch(r'[0-9a-f]{32}\.[0-9a-f]{16}\.tmp', f.name)
         if not ours or f.is_symlink() or not f.is_file(): continue
-        if  time.time()-f.stat().st_mtime>86400: f.unlink(missing_ok=True)
+        if time.time()-f.stat().st_mtime>86400: f.unlink(missing_ok=True)
 
 # %% ../nbs/12_memory.ipynb #a9efc43d
 def decoded(
@@ -330,6 +331,7 @@ def in_memory(
     skip_bad:bool=None # Leave out images that cannot be decoded; `None`: as `dls` does
 )->MultiSampleDataLoaders: # The same, without a file read again
     "The same `DataLoaders`, its data set decoded once"
+    take_own_gpu()
     device = check_device(ifnone(device, ifnone(dls.device, default_device())))
     skip_bad = ifnone(skip_bad, getattr(dls.train, 'skip_bad', False))
     folder = fastai_path('data')/'in_memory' if cache is True else Path(cache) if cache else None

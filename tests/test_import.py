@@ -1,5 +1,9 @@
 "Importing fastmix adds names to fastai, and replaces none"
 import os, subprocess, sys
+import torch
+from fastai.vision.all import FilteredBase, Image, partial
+from fastmix.all import cifar_dls, digits_dls
+from fastmix.processes import take_own_gpu
 
 code = '''
 import inspect, sys
@@ -51,3 +55,31 @@ import fastmix.all
     res = subprocess.run([sys.executable, '-W', 'ignore', '-c', spy], capture_output=True, text=True,
                          env={**os.environ, **env})
     assert res.returncode==0, res.stderr
+
+def test_loaders_take_the_gpu_of_their_process(monkeypatch, tmp_path):
+    "Before fastai chooses the device: in a script under a launcher all would be on GPU 0 else"
+    order,dataloaders = [],FilteredBase.dataloaders
+    for room in ('data','memory','datasets'):
+        monkeypatch.setattr(f'fastmix.{room}.take_own_gpu', partial(order.append, f'own GPU, {room}'))
+    def recorded(self, *args, **kwargs):
+        order.append('loaders')
+        return dataloaders(self, *args, **kwargs)
+    monkeypatch.setattr(FilteredBase, 'dataloaders', recorded)
+    digits_dls(1, size=8)
+    assert order==['own GPU, data','loaders','own GPU, memory']
+    order.clear()
+    for o in ('train/a','train/b','test/a','test/b'):
+        (tmp_path/o).mkdir(parents=True)
+        for i in range(2): Image.new('RGB', (4,4)).save(tmp_path/o/f'{i}.png')
+    cifar_dls(1, bs=2, path=tmp_path, num_workers=0)
+    assert order==['own GPU, datasets','loaders','own GPU, memory']
+
+def test_the_gpu_of_a_process(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setattr(torch.cuda, 'set_device', chosen.append)
+    take_own_gpu() # alone it is left as it is
+    for k,v in dict(RANK=3, WORLD_SIZE=4, LOCAL_RANK=3).items(): monkeypatch.setenv(k, str(v))
+    take_own_gpu()
+    assert chosen==[1]
