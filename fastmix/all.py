@@ -1,6 +1,6 @@
 "What a user calls: for `from fastmix.all import *`, after `from fastai.vision.all import *`"
 from torch.distributions import Beta
-from fastmix.core import Fixed, blend, mix, draw_weights, partners, top2_ceiling
+from fastmix.core import Fixed, blend, mix, patches, draw_weights, partners, top2_ceiling
 from fastmix.losses import HeadsLoss
 from fastmix.models import MultiSample, multi_sample_model, to_single, cifar_resnet
 from fastmix.models import resnet20, resnet32, resnet44, resnet56, resnet110
@@ -10,8 +10,9 @@ from fastmix.resuming import Checkpoint, RunLog
 from fastmix.data import MultiSampleDL, MultiSampleDataLoaders, MultiSampleDataBlock
 from fastmix.memory import InMemoryDL, PadCrop, in_memory
 from fastmix.datasets import digits_dls, digit_image, digit_label, cifar_dls
-from fastmix.callback import Mix, Mixup, MixupX, MixupL, MixupXL, SamplePairing, MixChoice, MixupC
-from fastmix.callback import rhythm, until
+from fastmix.callback import Mix, Mixup, MixupX, MixupL, MixupXL, SamplePairing, CutMixup, MixChoice
+from fastmix.callback import MixupC
+from fastmix.callback import rhythm, until, fade
 from fastmix.learner import MixupLearner, MultiSampleLearner, mixup_c_learner, mixup_learner
 from fastmix.shipping import load_weights
 import fastmix.show

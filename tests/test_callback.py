@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from fastai.vision.all import *
 from fastai.callback.all import *
 from fastmix.all import *
-from fastmix.core import keyed_rng
+from fastmix.core import box_mask, how_partners, keyed_rng
 from fastmix.callback import _random_labels
 from fastmix.losses import mixed_loss, unreduced
 from functools import partial
@@ -544,3 +544,138 @@ def test_settings_tell_callbacks_apart(a, b):
     import json
     assert a.settings()!=b.settings() and json.loads(json.dumps(a.settings()))==a.settings()
     assert a.settings()==pickle.loads(pickle.dumps(a)).settings()
+
+# patches, repetition, fading
+
+@pytest.mark.parametrize('size', [(8,8), (5,9), (32,17)])
+def test_a_box_is_that_of_torchvisions_cutmix(size):
+    from torchvision.transforms import v2
+    h,w = size
+    x,y = torch.rand(3,2,h,w),torch.tensor([0,1,2])
+    for seed in range(20):
+        torch.manual_seed(seed)
+        want,want_y = v2.CutMix(num_classes=3)(x, y)
+        torch.manual_seed(seed) # the same draws again, in torchvision's order
+        lam = float(v2.CutMix(num_classes=3)._dist.sample(()))
+        column,row = int(torch.randint(w, (1,))),int(torch.randint(h, (1,)))
+        mask = box_mask(torch.tensor([[row,column]]), torch.tensor([1-lam]), size)
+        assert torch.equal(torch.where(mask[:,None], x.roll(1, 0), x), want)
+        share = mask.float().mean()
+        ys = F.one_hot(y, 3)
+        assert torch.allclose((1-share)*ys + share*ys.roll(1, 0), want_y, atol=1e-6)
+
+@given(st.integers(1,9), st.integers(1,4), st.integers(1,12), st.integers(1,12), st.integers(0,99))
+@settings(max_examples=40, deadline=None)
+def test_labels_weigh_the_pixels_that_are_seen(b, n, h, w, seed):
+    x = torch.arange(b).float()[:,None,None,None].expand(b,2,h,w)
+    before = x.clone()
+    g = keyed_rng(seed)
+    idx = torch.stack([torch.arange(b), *[torch.randperm(b, generator=g) for _ in range(n-1)]])
+    mixed,share = patches(x, idx, draw_weights(.5, b, n, g), g)
+    assert torch.equal(x, before) and torch.allclose(share.sum(1), torch.ones(b))
+    for i in range(b):
+        for who in range(b):
+            seen = (mixed[i]==who).float().mean()
+            assert abs(seen - share[i][idx[:,i]==who].sum()) < 1e-6
+
+@pytest.mark.parametrize('cls', [Mixup, MixupX, MixupL, MixupXL])
+@pytest.mark.parametrize('n', [2,3])
+def test_every_rule_takes_patches(cls, n):
+    grab = Grab()
+    learner(cls(combine=patches, n_samples=n, seed=0)).fit(1, cbs=grab)
+    assert grab.seen and all(loss.isfinite() for _,loss,_ in grab.seen)
+    cb = cls(combine=patches, n_samples=n)
+    x,y = torch.rand(4,3,8,8),torch.tensor([0,1,2,1])
+    _,_,mixed = cb.mix_batch((x,), (y,), partial(keyed_rng, 0))
+    halves = cls in (MixupX,)
+    assert torch.equal(mixed.w_x.expand(4,-1), mixed.w_l.expand(4,-1))==(cls is Mixup)
+    if halves: assert (mixed.w_l==1/n).all()
+
+def test_a_box_without_area_is_no_mixing_at_all():
+    plain,mixed = learner(),learner(CutMixup(Fixed(1.)))
+    for l in (plain,mixed): l.fit(1)
+    assert torch.equal(weights(plain.model), weights(mixed.model))
+
+def test_half_of_the_batches_are_cut_as_timm_switches():
+    from timm.data import Mixup as TimmMixup
+    np.random.seed(0)
+    timm,n = TimmMixup(mixup_alpha=1., cutmix_alpha=1., switch_prob=.5, num_classes=3),400
+    theirs = sum(timm._params_per_batch()[1] for _ in range(n))
+    cb = MixChoice(Mixup(), CutMixup(), seed=0)
+    x,y,ours = torch.rand(2,1,4,4),torch.tensor([0,1]),0
+    cb.learn = SimpleNamespace(training=True, epoch=0, n_epoch=1)
+    for _ in range(n):
+        cb.learn.xb,cb.learn.yb = (x,),(y,)
+        cb.before_batch()
+        ours += isinstance(cb.rule, CutMixup)
+    assert abs(theirs/n-.5)<.1 and abs(ours/n-.5)<.1
+
+def mixup_c_batch(x, y, strength=1., **kw):
+    cb = MixupC(**kw)
+    cb.learn = SimpleNamespace(training=True)
+    return cb.mix_batch(x, y, partial(keyed_rng, 0), strength)
+
+@given(st.integers(2,9), st.integers(2,4), st.sampled_from(how_partners), st.integers(1,9))
+@settings(max_examples=40, deadline=None)
+def test_each_image_stands_in_several_rows_with_other_partners(b, n, partner, repeats):
+    repeats = min(repeats, b)
+    x,y = torch.arange(b).float()[:,None,None,None].expand(b,1,2,2),torch.arange(b)%3
+    xs,ys,mixed = mixup_c_batch((x,), (y,), n_samples=n, partner=partner, repeats=repeats)
+    who = torch.stack([o[:,0,0,0] for o in xs]).long()
+    assert who.shape==(n,repeats*b) and torch.equal(who, mixed.idx)
+    assert torch.equal(torch.stack(ys), y[who])
+    assert torch.equal(who[0], torch.arange(b).repeat(repeats))
+    if n==2 and (partner=='any' or partner=='other' and repeats<b):
+        assert all(len(set(who[1,who[0]==i].tolist()))==repeats for i in range(b))
+
+@pytest.mark.parametrize('pairs', [False,True])
+def test_the_same_image_in_all_slots_as_often_as_asked(pairs):
+    x,y = torch.arange(400).float()[:,None,None,None].expand(400,1,2,2),torch.arange(400)
+    xb,yb = ((x,x.flip(0)),(y,y.flip(0))) if pairs else ((x,),(y,))
+    for same,lo,hi in ((0.,0,.02),(.6,.5,.7),(1.,1,1)):
+        xs,ys,_ = mixup_c_batch(xb, yb, same=same, partner='other')
+        equal = xs[0].eq(xs[1]).all((1,2,3))
+        assert torch.equal(equal, ys[0]==ys[1]) and lo<=equal.float().mean()<=hi
+        assert torch.equal(xs[0], xb[0])
+
+def test_validation_is_neither_repeated_nor_the_same_in_all_slots():
+    cb = MixupC(same=1., repeats=3, mix_valid=True)
+    cb.learn = SimpleNamespace(training=False)
+    x,y = torch.arange(8).float()[:,None,None,None],torch.arange(8)
+    xs,_,mixed = cb.mix_batch((x,), (y,), partial(keyed_rng, 0))
+    assert len(xs[0])==8 and not (mixed.idx[1]==mixed.idx[0]).all()
+
+def test_repetition_trains_and_bad_values_are_named():
+    model = multi_sample_model(net(), 2, 3)
+    learn = learner(MixupC(same=.5, repeats=2), loss=HeadsLoss(), model=model)
+    grab = Grab()
+    learn.fit(1, cbs=grab)
+    assert len(grab.seen[0][2])==16
+    with pytest.raises(ValueError, match='repeats=9: expected a whole number in 1..8'):
+        learner(MixupC(repeats=9), loss=HeadsLoss(), model=model).fit(1)
+    with pytest.raises(ValueError, match='repeats=2: expected loaders of one image per sample'):
+        mixup_c_batch((torch.rand(2,1,2,2),)*2, (torch.arange(2),)*2, repeats=2)
+    for kw,msg in ((dict(same=-.1), 'same=-0.1: expected a number in 0..1'),
+                   (dict(repeats=0), 'repeats=0: expected a whole number'),
+                   (dict(repeats=2, n_samples=1), 'repeats=2: expected a whole number in 1..1')):
+        with pytest.raises(ValueError, match=msg): MixupC(**kw)
+    with pytest.raises(ValueError, match='combine=3: expected a function'): Mixup(combine=3)
+    with pytest.raises(ValueError, match=r'images of \(2, 5\)'):
+        patches(torch.rand(2,5), torch.tensor([[0,1],[1,0]]), torch.tensor([[.5,.5]]), keyed_rng(0))
+
+def test_mixing_fades_to_none():
+    x,y = torch.rand(6,3,4,4),torch.arange(6)
+    def mixed(strength, cb): return cb.mix_batch((x,), (y,), partial(keyed_rng, 0), strength)
+    for cb in (Mixup(), MixupXL(), CutMixup()):
+        full,none = mixed(1., cb)[2],mixed(1e-12, cb)
+        assert torch.allclose(none[0][0], x) and (none[2].w_l[:,0]==1).all()
+    half,full = mixed(.5, Mixup())[2],mixed(1., Mixup())[2]
+    assert torch.allclose(half.w_x[:,0], (1+full.w_x[:,0])/2)
+    seen = []
+    class Seen(Callback):
+        order,run_valid = 1,False
+        def after_batch(self): seen.append(float(self.learn.mixup.mixing))
+    learner(Mixup(when=partial(fade, start=.5))).fit(4, cbs=Seen())
+    assert seen[0]==1 and seen[-1]==.5
+    with pytest.raises(ValueError, match='strength=1.5: expected a number in 0..1'):
+        learner(Mixup(when=lambda epoch, n: 1.5)).fit(1)
