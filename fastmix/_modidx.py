@@ -72,6 +72,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'fastmix.cli._leave': ('cli.html#_leave', 'fastmix/cli.py'),
                              'fastmix.cli._note_the_end': ('cli.html#_note_the_end', 'fastmix/cli.py'),
                              'fastmix.cli._parse': ('cli.html#_parse', 'fastmix/cli.py'),
+                             'fastmix.cli._print_result': ('cli.html#_print_result', 'fastmix/cli.py'),
                              'fastmix.cli._rank': ('cli.html#_rank', 'fastmix/cli.py'),
                              'fastmix.cli._watchers': ('cli.html#_watchers', 'fastmix/cli.py'),
                              'fastmix.cli.data_kind': ('cli.html#data_kind', 'fastmix/cli.py'),

@@ -51,7 +51,7 @@ class MixBase(Callback):
         per:str='sample', # A λ per `'sample'`, or one per `'batch'`
         mix_valid:bool=False, # Mix validation batches too, the same way every epoch (Fig. 1)
         seed:int=None, # Seed of λ and partners; `None`: drawn at the first batch
-        when=None # Function of epoch and number of epochs, as `rhythm` or `fade`; `None`: always mix
+        when=None # Function of epoch and number of epochs, as `fade`; `None`: always mix
     ):
         self.n_samples,self.mix_valid = check_int('n_samples', n_samples, 1),mix_valid
         self.partner = check_choice('partner', partner, how_partners)
@@ -61,14 +61,16 @@ class MixBase(Callback):
             raise ValueError(f'when={when!r}: expected a function of two numbers')
         self.when,self.count = when,0
 
-    def settings(self)->dict:
-        "What the callback was made with, but for its seed, in plain values"
-        return {k:describe(getattr(self, k)) for k in self.made_with}
-
     def unmixed(self): return [1.] + [0.]*(self.n_samples-1) # weights that mix nothing
 
     def forget(self): self.mixed = None # which an interrupted batch left
     before_train = before_validate = after_fit = forget
+
+# %% ../nbs/08_callback.ipynb #4cc69c70
+@patch
+def settings(self:MixBase)->dict:
+    "What the callback was made with, but for its seed, in plain values"
+    return {k:describe(getattr(self, k)) for k in self.made_with}
 
 # %% ../nbs/08_callback.ipynb #dd847329
 @patch(as_prop=True)
@@ -153,7 +155,7 @@ def fade(
     n_epoch:int, # Number of epochs in all
     start:float=.8 # Fraction of the epochs after which mixing begins to fade, 0..1
 )->float: # 0..1
-    "The strength of mixing in `epoch`: 1 until `start`, then falling to 0 at the end of the training"
+    "The strength of mixing in `epoch`: 1 until `start`, then falling to 0"
     return min(1., (n_epoch-epoch)/max(1e-6, (1-start)*n_epoch))
 
 # %% ../nbs/08_callback.ipynb #6edffd11
@@ -347,8 +349,10 @@ def fill_slots(
     if len(xb)==n: return xb,yb,idx
     raise ValueError(f'loaders of {len(xb)} slots: expected n_samples={n}, as this MixupC has')
 
-def share_slots(xb, yb, idx, same):
-    "Put the first slot's image and label into all slots of the rows where `same` `[b]` is true"
+# %% ../nbs/08_callback.ipynb #253ef0c8
+def share_slots(xb, yb, idx, p, g):
+    "With probability `p`, put the first slot's image and label into all slots of a row"
+    same = torch.rand(len(xb[0]), generator=g, device=g.device) < p
     def fill(slots): return tuple(torch.where(like(same, o), slots[0], o) for o in slots)
     return fill(xb),fill(yb),None if idx is None else idx.where(~same, idx[0])
 
@@ -372,9 +376,7 @@ def mix_batch(self:MixupC,
     repeats = self.repeats if training else 1
     xb,yb,idx = fill_slots(xb, yb, self.n_samples, self.partner, g(0), repeats)
     bs = len(xb[0])
-    if training and self.same:
-        same = torch.rand(bs, generator=g(5), device=xb[0].device) < self.same*strength
-        xb,yb,idx = share_slots(xb, yb, idx, same)
+    if training and self.same: xb,yb,idx = share_slots(xb, yb, idx, self.same*strength, g(5))
     if training and self.random_label is not None and yb:
         yb = _random_labels(yb, self.random_label, get_c(self.dls), g(3))
     if strength and self.lam_x is not None:

@@ -91,6 +91,7 @@ def saved_settings(
     except Exception as e: # such as of a missing key, or of a setting of another type
         raise ValueError(f'{file} cannot be read: {last_line(e)}') from e
 
+# %% ../nbs/18_cli.ipynb #25fcaf79
 def _check_out(s):
     if s.resume:
         if s.out is None: raise ValueError('resume=True: expected out, the folder of the run')
@@ -134,6 +135,7 @@ def make_dls(
     return fm.MultiSampleDataLoaders.from_folder(
         s.data, item_tfms=fv.Resize(s.size), batch_tfms=tfms, skip_bad=s.skip_bad, **split, **kw)
 
+# %% ../nbs/18_cli.ipynb #9ef63598
 def make_learner(
     s:Settings,
     dls # From `make_dls`
@@ -197,6 +199,12 @@ def _note_the_end(learn, s, log): # where the training breaks off
         print(f'\n{done}; see {learn.path}', file=sys.stderr)
         raise
 
+# %% ../nbs/18_cli.ipynb #6887472e
+def _print_result(learn, log):
+    best = [f'{k} {v:.2%}' for k,v in log.figures.items() if 'loss' not in k and v is not None]
+    print(f"held out, {len(learn.dls.valid_ds)} images: {'  '.join(best)}")
+    print(f'run folder: {learn.path}')
+
 # %% ../nbs/18_cli.ipynb #e6393dcc
 @delegates(Settings)
 def train(**kwargs): # The trained learner; its `path` is the run folder
@@ -221,9 +229,7 @@ def train(**kwargs): # The trained learner; its `path` is the run folder
     leave_processes()
     if rank: return learn
     save_run(learn, s)
-    best = [f'{k} {v:.2%}' for k,v in log.figures.items() if 'loss' not in k and v is not None]
-    print(f"held out, {len(learn.dls.valid_ds)} images: {'  '.join(best)}")
-    print(f'run folder: {learn.path}')
+    _print_result(learn, log)
     return learn
 
 # %% ../nbs/18_cli.ipynb #59131919
@@ -241,6 +247,7 @@ def _leave(status, msg): # of several processes on a machine the first one speak
     if first: print(f'fastmix-train: {msg}', file=sys.stderr)
     sys.exit(status)
 
+# %% ../nbs/18_cli.ipynb #7ea0a939
 def main(
     argv=None # Arguments; `None`: those of the command line
 ):

@@ -182,6 +182,7 @@ def box_mask(
     inside = (pixels>=start) & (pixels<end)
     return inside[:,0,:h,None] & inside[:,1,None,:w]
 
+# %% ../nbs/02_core.ipynb #b63bf97f
 def blends(x, idx, w, g):
     "Sums of samples, as `mix` makes them, with the weights that came"
     return mix(x, idx, w),w

@@ -52,19 +52,22 @@ class StepDecay(ParamScheduler):
         schedulers = self.learn.cbs.filter(risinstance(ParamScheduler))
         self.others = schedulers.filter(lambda cb: 'lr' in cb.scheds)[-1] is not self
 
-    def _update_val(self, pct):
-        if self.others: return
-        warm = (self.epoch + (self.iter+1)/self.n_iter)/self.warmup if self.warmup else 1
-        decay = step_decay(self.epoch, self.n_epoch, self.at, self.factor)
-        self.opt.set_hyper('lr', self.rates*decay*min(warm, 1))
-
     def after_fit(self):
         if self.opt is None or self.others: return
         if self.hps['lr']: super().after_fit() # it is empty after `validate`
 
+# %% ../nbs/07_training.ipynb #aa24f07a
+@patch
+def _update_val(self:StepDecay, pct):
+    if self.others: return
+    warm = (self.epoch + (self.iter+1)/self.n_iter)/self.warmup if self.warmup else 1
+    decay = step_decay(self.epoch, self.n_epoch, self.at, self.factor)
+    self.opt.set_hyper('lr', self.rates*decay*min(warm, 1))
+
 # %% ../nbs/07_training.ipynb #19a50562
 def _device(d): return torch.device(ifnone(d, default_device()))
 
+# %% ../nbs/07_training.ipynb #9b37d7b1
 class DevicePrecision(MixedPrecision):
     "fastai's `MixedPrecision` on whatever device the learner has"
     name = 'mixed_precision' # by which `to_fp32` and `load_learner` know it
@@ -177,21 +180,25 @@ class LossWatch(Callback):
 
     after_cancel_epoch = after_cancel_fit = after_train # as `lr_find` ends
 
-    def check_finite(self):
-        "Look at the smoothed loss"
-        self.shown = self.recorder.losses[-1].cpu()
-        if hasattr(self.learn, 'lr_finder'): return
-        if not torch.isfinite(self.shown): raise FloatingPointError(self._problem())
+# %% ../nbs/07_training.ipynb #92b84cfc
+@patch
+def check_finite(self:LossWatch):
+    "Look at the smoothed loss"
+    self.shown = self.recorder.losses[-1].cpu()
+    if hasattr(self.learn, 'lr_finder'): return
+    if not torch.isfinite(self.shown): raise FloatingPointError(self._problem())
 
-    def _problem(self):
-        losses = self.recorder.losses[self.start:]
-        i = next(i for i,l in enumerate(losses) if not torch.isfinite(l))
-        lr = self.recorder.lrs[self.start+i]
-        msg = f'the loss is not finite since epoch {self.epoch}, batch {i}, learning rate {lr:g}'
-        last = getattr(getattr(self.learn, 'checkpoint', None), 'last', None)
-        return f'{msg}; the last good checkpoint is {last}' if last else msg
+@patch
+def _problem(self:LossWatch):
+    losses = self.recorder.losses[self.start:]
+    i = next(i for i,l in enumerate(losses) if not torch.isfinite(l))
+    lr = self.recorder.lrs[self.start+i]
+    msg = f'the loss is not finite since epoch {self.epoch}, batch {i}, learning rate {lr:g}'
+    last = getattr(getattr(self.learn, 'checkpoint', None), 'last', None)
+    return f'{msg}; the last good checkpoint is {last}' if last else msg
 
-    def leave_batches(self):
-        "Take the losses of this epoch off the device, all at once, for `plot_loss`"
-        new = self.recorder.losses[self.start:]
-        if new: self.recorder.losses[self.start:] = torch.stack(new).cpu().unbind()
+@patch
+def leave_batches(self:LossWatch):
+    "Take the losses of this epoch off the device, all at once, for `plot_loss`"
+    new = self.recorder.losses[self.start:]
+    if new: self.recorder.losses[self.start:] = torch.stack(new).cpu().unbind()

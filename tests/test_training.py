@@ -63,6 +63,7 @@ def test_weights_of_plain_pytorch(n, n_epoch):
     model = small(n)
     other = small(n)
     other.load_state_dict(model.state_dict())
+    other.to(memory_format=torch.channels_last) # as the learner's: other kernels round otherwise
     keep = Batches()
     f = mixup_c_learner if n>1 else mixup_learner
     kw = dict(arch=model, opt_func=nesterov_sgd, precision='fp32', cbs=[keep, Stop()])
