@@ -201,7 +201,7 @@ def mix_batch(self:Mix,
     if not x.is_floating_point():
         raise ValueError(f'images of {x.dtype}: expected floats, of IntToFloatTensor')
     idx = partners(bs, self.n_samples, self.partner, first(yb), g(0))
-    x,w_x = self.combine(x, idx, self.draw(self.x_dist, bs, g(1), strength), g(3))
+    x,w_x = self.combine(x, idx, self.draw(self.x_dist, bs, g(1), strength), partial(g, 3))
     w_l = w_x if self.l_dist is None else self.draw(self.l_dist, bs, g(2), strength)
     ybs = [yb] + [tuple(y[i] for y in yb) for i in idx[1:]]
     mixed = Mixed(ybs, w_x.expand(bs,-1), w_l, idx)

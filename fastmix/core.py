@@ -183,7 +183,7 @@ def box_mask(
     return inside[:,0,:h,None] & inside[:,1,None,:w]
 
 # %% ../nbs/02_core.ipynb #b63bf97f
-def blends(x, idx, w, g):
+def blends(x, idx, w, rng):
     "Sums of samples, as `mix` makes them, with the weights that came"
     return mix(x, idx, w),w
 
@@ -191,11 +191,11 @@ def patches(
     x:Tensor, # Images `[b,c,h,w]`
     idx:Tensor, # Who is mixed with whom, `[n,b]`, from `partners`
     w:Tensor, # Weights `[b,n]`, or `[1,n]`: the same boxes for all
-    g:torch.Generator # Chooses the places of the boxes
+    rng # Makes a generator, which chooses the places of the boxes
 )->tuple: # A new tensor shaped like `x`; the share of pixels of each, as `w`
     "Lay a box of each partner over the image, its area the partner's weight (CutMix)"
     if x.ndim!=4: raise ValueError(f'images of {tuple(x.shape)}: expected [b,c,h,w], for patches')
-    size,res = tuple(x.shape[2:]),x
+    size,res,g = tuple(x.shape[2:]),x,rng()
     owner = torch.zeros(len(w), *size, device=w.device)
     for k in range(1, len(idx)):
         place = torch.rand(len(w), 2, generator=g, device=w.device)

@@ -571,7 +571,7 @@ def test_labels_weigh_the_pixels_that_are_seen(b, n, h, w, seed):
     before = x.clone()
     g = keyed_rng(seed)
     idx = torch.stack([torch.arange(b), *[torch.randperm(b, generator=g) for _ in range(n-1)]])
-    mixed,share = patches(x, idx, draw_weights(.5, b, n, g), g)
+    mixed,share = patches(x, idx, draw_weights(.5, b, n, g), lambda: g)
     assert torch.equal(x, before) and torch.allclose(share.sum(1), torch.ones(b))
     for i in range(b):
         for who in range(b):
@@ -661,7 +661,7 @@ def test_repetition_trains_and_bad_values_are_named():
         with pytest.raises(ValueError, match=msg): MixupC(**kw)
     with pytest.raises(ValueError, match='combine=3: expected a function'): Mixup(combine=3)
     with pytest.raises(ValueError, match=r'images of \(2, 5\)'):
-        patches(torch.rand(2,5), torch.tensor([[0,1],[1,0]]), torch.tensor([[.5,.5]]), keyed_rng(0))
+        patches(torch.rand(2,5), torch.tensor([[0,1],[1,0]]), torch.tensor([[.5,.5]]), partial(keyed_rng, 0))
 
 def test_mixing_fades_to_none():
     x,y = torch.rand(6,3,4,4),torch.arange(6)
