@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from fastai.vision.all import *
 from fastai.callback.all import *
 from fastmix.all import *
+from tests.names import plain
 from fastmix.core import box_mask, how_partners, keyed_rng
 from fastmix.callback import _random_labels
 from fastmix.losses import mixed_loss, unreduced
@@ -50,7 +51,7 @@ class_losses = [CrossEntropyLossFlat(), nn.CrossEntropyLoss(), F.cross_entropy, 
 # fastai's label smoothing with class weights divides one of its terms by their sum and the other by the batch's size
 averaged_once = [o for o in class_losses if not isinstance(o, LabelSmoothingCrossEntropy)]
 
-@pytest.mark.parametrize('loss', class_losses, ids=repr)
+@pytest.mark.parametrize('loss', class_losses, ids=plain)
 @pytest.mark.parametrize('per', ['sample','batch'])
 def test_all_weight_on_the_first_sample_is_no_mixing_at_all(loss, per):
     plain,mixed = learner(loss=loss),learner(Mixup(Fixed(1.), per=per), loss=loss)
@@ -58,7 +59,7 @@ def test_all_weight_on_the_first_sample_is_no_mixing_at_all(loss, per):
     assert torch.equal(weights(plain.model), weights(mixed.model))
     assert plain.recorder.losses==mixed.recorder.losses and mixed.loss_func is loss
 
-@pytest.mark.parametrize('loss', class_losses+[own], ids=repr)
+@pytest.mark.parametrize('loss', class_losses+[own], ids=plain)
 def test_one_lambda_a_batch_is_the_written_formula(loss):
     p,y1,y2 = torch.randn(9,3, requires_grad=True),torch.arange(9)%3,torch.arange(9).flip(0)%3
     got = mixed_loss(loss, p, [(y1,),(y2,)], torch.tensor([[.3,.7]]))
@@ -66,7 +67,7 @@ def test_one_lambda_a_batch_is_the_written_formula(loss):
     assert torch.allclose(got, want)
     assert torch.allclose(*[torch.autograd.grad(o, p)[0] for o in (got,want)], atol=1e-7)
 
-@pytest.mark.parametrize('loss', averaged_once, ids=repr)
+@pytest.mark.parametrize('loss', averaged_once, ids=plain)
 def test_equal_lambdas_agree_with_one_lambda(loss):
     "Permuted labels are averaged alike, so a λ per sample that is the same for all is the λ of the batch; with its gradient"
     p,y1 = torch.randn(9,3, requires_grad=True),torch.arange(9)%3
@@ -84,7 +85,7 @@ def test_per_sample_weighted_cross_entropy_in_float64():
     assert torch.allclose(got, want)
     assert torch.allclose(*[torch.autograd.grad(o, p)[0] for o in (got,want)], atol=1e-12)
 
-@pytest.mark.parametrize('loss', averaged_once, ids=repr)
+@pytest.mark.parametrize('loss', averaged_once, ids=plain)
 def test_permuted_labels_need_no_second_look_at_how_they_are_averaged(loss):
     p,y,w = torch.randn(9,3, requires_grad=True),torch.arange(9)%3,draw_weights(.5, 9)
     a,b = (mixed_loss(loss, p, [(y,),(y.roll(2),)], w, permuted=o) for o in (True,False))
@@ -130,7 +131,7 @@ def test_equal_to_fastai():
     loss = mixed_loss(CrossEntropyLossFlat(), grab.seen[0][2], [(y,),(y[perm],)], w)
     assert torch.allclose(grab.seen[0][0], loss, atol=1e-6)
 
-@pytest.mark.parametrize('loss,c,numbers', [(BCEWithLogitsLossFlat(),3,True), (nn.BCEWithLogitsLoss(),3,True), (MSELossFlat(),1,False), (L1LossFlat(),1,False), (F.mse_loss,1,False)], ids=repr)
+@pytest.mark.parametrize('loss,c,numbers', [(BCEWithLogitsLossFlat(),3,True), (nn.BCEWithLogitsLoss(),3,True), (MSELossFlat(),1,False), (L1LossFlat(),1,False), (F.mse_loss,1,False)], ids=plain)
 def test_numbers_are_mixed_themselves(loss, c, numbers):
     y = (torch.rand(20,3)>.5).float() if numbers else torch.randn(20,1)
     plain,mixed,half = (learner(cb, loss, dls(y=y), net(c)) for cb in (None, Mixup(Fixed(1.)), Mixup(seed=1)))
@@ -157,7 +158,7 @@ def test_batches_of_any_size(cb, bs, n):
     learn.fit(2)
     assert np.isfinite(learn.recorder.values[-1][0])
 
-@pytest.mark.parametrize('cb', [Mixup(), MixupXL(n_samples=3), MixupC(lam_x=.5, lam_l=.5, random_label=1)], ids=repr)
+@pytest.mark.parametrize('cb', [Mixup(), MixupXL(n_samples=3), MixupC(lam_x=.5, lam_l=.5, random_label=1)], ids=plain)
 def test_the_batch_is_not_written_to(cb):
     x,y = torch.randn(8,3,8,8),torch.arange(8)%3
     bx,by = x.clone(),y.clone()
@@ -195,7 +196,7 @@ class Stop(Callback):
     def before_step(self):
         if self.at=='before_step' and self.learn.train_iter==1: raise self.exc
 
-@pytest.mark.parametrize('exc', [KeyboardInterrupt(), RuntimeError('boom'), torch.OutOfMemoryError('no memory'), CancelFitException(), CancelBatchException(), CancelTrainException(), CancelEpochException()], ids=repr)
+@pytest.mark.parametrize('exc', [KeyboardInterrupt(), RuntimeError('boom'), torch.OutOfMemoryError('no memory'), CancelFitException(), CancelBatchException(), CancelTrainException(), CancelEpochException()], ids=plain)
 @pytest.mark.parametrize('cb', [Mixup, partial(MixupC)], ids=['Mixup','MixupC'])
 @pytest.mark.parametrize('bf16', [False,True])
 def test_after_an_interruption_all_is_right(exc, cb, bf16, tmp_path):
@@ -217,7 +218,7 @@ def test_after_an_interruption_all_is_right(exc, cb, bf16, tmp_path):
     learn.dls = None # tuples of tensors are no `Datasets`; what is looked at here are the callbacks
     torch.save([cb.__getstate__() for cb in learn.cbs if isinstance(cb, (Mixup,MixupC))], data)
 
-@pytest.mark.parametrize('extra', [GradientAccumulation(16), GradientClip(.1), DevicePrecision('bf16'), DevicePrecision('fp16'), ChannelsLast(), ShortEpochCallback(.5), MixedPrecision()], ids=repr)
+@pytest.mark.parametrize('extra', [GradientAccumulation(16), GradientClip(.1), DevicePrecision('bf16'), DevicePrecision('fp16'), ChannelsLast(), ShortEpochCallback(.5), MixedPrecision()], ids=plain)
 def test_other_callbacks(extra):
     learn = learner([MixupXL(seed=0), extra])
     learn.fit(2)
@@ -256,7 +257,7 @@ def test_switched_off_from_an_epoch_on():
     learner([Mixup(when=partial(until, end=.5)), See()]).fit(4)
     assert dict(seen)=={0:True,1:True,2:False,3:False}
 
-@pytest.mark.parametrize('d', [Beta(.4,.4), Uniform(0.,1.), lambda s: torch.rand(s)], ids=repr)
+@pytest.mark.parametrize('d', [Beta(.4,.4), Uniform(0.,1.), lambda s: torch.rand(s)], ids=plain)
 def test_weights_of_images_and_labels_are_drawn_independently(d):
     cb = MixupXL(d, d)
     m = cb.mix_batch((torch.randn(2000,1,1,1),), (torch.zeros(2000).long(),), partial(keyed_rng, 0))[2]
@@ -324,7 +325,7 @@ def test_vision_learner(arch):
     assert torch.allclose(learn.get_preds()[0].sum(1), torch.ones(8), atol=1e-4)
 
 @pytest.mark.parametrize('loss,y,c', [(o,one_class,3) for o in class_losses[:13]] +
-    [(BCEWithLogitsLossFlat(),one_hot,3), (nn.BCEWithLogitsLoss(),one_hot,3), (MSELossFlat(),number,1), (L1LossFlat(),number,1), (nn.MSELoss(),number,1)], ids=repr)
+    [(BCEWithLogitsLossFlat(),one_hot,3), (nn.BCEWithLogitsLoss(),one_hot,3), (MSELossFlat(),number,1), (L1LossFlat(),number,1), (nn.MSELoss(),number,1)], ids=plain)
 def test_an_export_holds_nothing_of_a_batch(loss, y, c, tmp_path):
     "An export after an interrupted fit has not one tensor more than one that was never mixed; fastai's MixUp has"
     def tensors(cb):
@@ -348,7 +349,7 @@ def test_an_export_holds_nothing_of_a_batch(loss, y, c, tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('cb', [Mixup(), MixupX(), MixupL(), MixupXL(), Mixup(Beta(.4,.4)), Mixup(n_samples=3), Mixup(partner='other'), Mixup(partner='other_class'),
-    Mixup(per='batch'), SamplePairing(), MixupC(lam_x=.5, lam_l=.5, random_label=1)], ids=repr)
+    Mixup(per='batch'), SamplePairing(), MixupC(lam_x=.5, lam_l=.5, random_label=1)], ids=plain)
 def test_no_host_synchronisation(cb):
     x,y = torch.randn(64,3,32,32, device='cuda'),torch.arange(64, device='cuda')%10
     multi = isinstance(cb, MixupC)
@@ -493,7 +494,7 @@ def test_validation_of_one_class_a_batch_is_spoken_of_once():
         assert len(told)==(not many and (cb.mix_valid or isinstance(cb, MixupC)))
         if told: assert 'all 32 images of a validation batch' in told[0] and 'list the validation files in a mixed order' in told[0]
 
-@pytest.mark.parametrize('cb', [Mixup(Fixed(.3), n_samples=1), MixupXL(Beta(1.,1.), n_samples=1), MixupC(1), MixupC(1, lam_x=Beta(1.,1.), lam_l='x')], ids=repr)
+@pytest.mark.parametrize('cb', [Mixup(Fixed(.3), n_samples=1), MixupXL(Beta(1.,1.), n_samples=1), MixupC(1), MixupC(1, lam_x=Beta(1.,1.), lam_l='x')], ids=plain)
 def test_a_mixture_of_one_sample_is_that_sample(cb):
     x,y = torch.rand(5,3,4,4),torch.arange(5)
     cb.learn = SimpleNamespace(training=True, epoch=0, n_epoch=1)
@@ -511,7 +512,7 @@ class Batches(Callback):
 @pytest.mark.parametrize('cbs,names', [
     ([Mixup(), MixupX()], 'Mixup and MixupX'), ([Mixup(), MixUp()], 'MixUp and Mixup|Mixup and MixUp'),
     ([CutMix(), MixupXL()], 'CutMix and MixupXL|MixupXL and CutMix'), ([MixChoice(Mixup(), None), Mixup()], 'MixChoice and Mixup'),
-    ([MixupC(), Mixup()], 'MixupC and Mixup')], ids=repr)
+    ([MixupC(), Mixup()], 'MixupC and Mixup')], ids=plain)
 def test_two_at_once(cbs, names):
     multi = isinstance(cbs[0], MixupC)
     learn = learner([*cbs, Batches()], HeadsLoss() if multi else None, model=resnet20(3, n_samples=2) if multi else None)
@@ -539,7 +540,7 @@ def test_beta_as_the_readme_writes_it():
 
 @pytest.mark.parametrize('a,b', [(Mixup(), Mixup(.3)), (Mixup(), Mixup(per='batch')), (Mixup(Beta(.4,.4)), Mixup(Beta(1.,1.))),
     (Mixup(), Mixup(partner='other')), (MixupC(), MixupC(lam_x=.5)), (MixupC(random_label=0), MixupC(random_label=1)), (Mixup(Fixed(.5)), Mixup(Fixed(.4))),
-    (SamplePairing(), SamplePairing(on=3)), (MixChoice(Mixup(), None), MixChoice(Mixup(.3), None)), (Mixup(when=until), Mixup(when=rhythm))], ids=repr)
+    (SamplePairing(), SamplePairing(on=3)), (MixChoice(Mixup(), None), MixChoice(Mixup(.3), None)), (Mixup(when=until), Mixup(when=rhythm))], ids=plain)
 def test_settings_tell_callbacks_apart(a, b):
     import json
     assert a.settings()!=b.settings() and json.loads(json.dumps(a.settings()))==a.settings()

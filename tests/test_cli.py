@@ -195,7 +195,7 @@ def finished(tmp_path_factory):
     lambda d: {'settings': {**d['settings'], 'epochs': -5}},
     lambda d: {'settings': {**d['settings'], 'data': 5}},
     lambda d: {'settings': {**d['settings'], 'method': ['erm']}},
-    lambda d: {'settings': {k:v for k,v in d['settings'].items() if k!='lr'}}], ids=str)
+    lambda d: {'settings': {k:v for k,v in d['settings'].items() if k!='lr'}}], ids=range(12))
 def test_crafted_run_json(finished, change, capsys):
     shutil.copytree(finished, 'mine')
     file = Path('mine/run.json')

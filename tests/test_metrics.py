@@ -3,6 +3,7 @@ import os, pytest, torch
 from fastai.vision.all import *
 from fastmix.distributed import RankDL
 from fastmix.all import *
+from tests.names import plain
 from fastmix.core import keyed_rng
 from fastmix.metrics import HeadMetric, MixMetric, head_metrics, order_labels, top2, top2_all
 
@@ -126,7 +127,7 @@ def head_learner(kind, metrics, n_heads=2, cbs=None):
     return learn
 
 @pytest.mark.parametrize('kind,metric', [('classes',accuracy), ('classes',error_rate), ('classes',F1Score(average='macro')),
-    ('classes',top_k_accuracy), ('labels',accuracy_multi), ('labels',F1ScoreMulti()), ('numbers',rmse), ('numbers',mae)], ids=str)
+    ('classes',top_k_accuracy), ('labels',accuracy_multi), ('labels',F1ScoreMulti()), ('numbers',rmse), ('numbers',mae)], ids=plain)
 @pytest.mark.parametrize('n_heads', [1,2])
 def test_metrics_of_fastai_are_averaged_over_the_heads(kind, metric, n_heads):
     "Against fastai's own learner of one head, whose targets are those of one slot"
@@ -148,7 +149,7 @@ def test_names_of_the_columns():
     assert names==['accuracy','f1_score','rmse','top2','head_1','rmse_0']
     assert head_metrics(accuracy, 1)==[accuracy]
 
-@pytest.mark.parametrize('metric', [Top2(), Top2All(), HeadAccuracy(0)], ids=repr)
+@pytest.mark.parametrize('metric', [Top2(), Top2All(), HeadAccuracy(0)], ids=plain)
 @pytest.mark.parametrize('kind', ['labels','numbers'])
 def test_targets_that_a_metric_cannot_judge(metric, kind):
     with pytest.raises(ValueError, match=f'{metric.name} on targets .*: expected one class per sample; HeadMetric'):
@@ -161,7 +162,7 @@ def test_targets_that_a_metric_cannot_judge(metric, kind):
     (partial(F.cross_entropy, label_smoothing=.1), partial(torch.softmax, dim=-1), lambda p: p.argmax(-1)),
     (nn.BCEWithLogitsLoss(), torch.sigmoid, lambda p: p>.5), (F.binary_cross_entropy_with_logits, torch.sigmoid, lambda p: p>.5),
     (BCEWithLogitsLossFlat(thresh=.2), torch.sigmoid, lambda p: p>.2), (nn.MSELoss(), noop, noop), (nn.SmoothL1Loss(), noop, noop), (F.huber_loss, noop, noop),
-    (MSELossFlat(), noop, noop), (nn.MultiMarginLoss(), noop, lambda p: p.argmax(-1))], ids=repr)
+    (MSELossFlat(), noop, noop), (nn.MultiMarginLoss(), noop, lambda p: p.argmax(-1))], ids=plain)
 def test_predictions_are_decoded_as_their_loss_means_them(loss, activation, decoded):
     loss,pred = HeadsLoss(loss, 2),torch.randn(4,2,3)
     p = loss.activation(pred)
