@@ -6,21 +6,24 @@ root = Path(__file__).resolve().parents[1]
 limits = dict(lines=1900, room=260, widest=100, width_90=90, cell=25)
 
 def counted(path):
-    "Code lines of a module, without docstrings, comments and blank lines; a signature counts as one line"
+    "Code lines of a module, without docstrings, comments and blank lines; a signature is one line"
     text = path.read_text()
     skip = set()
     for n in ast.walk(ast.parse(text)):
-        if isinstance(n, (ast.FunctionDef,ast.ClassDef,ast.Module)) and ast.get_docstring(n) is not None:
+        documented = isinstance(n, (ast.FunctionDef,ast.ClassDef,ast.Module))
+        if documented and ast.get_docstring(n) is not None:
             skip.update(range(n.body[0].lineno, n.body[0].end_lineno+1))
         if isinstance(n, ast.FunctionDef): skip.update(range(n.lineno+1, n.body[0].lineno))
-    lines = [(i,l) for i,l in enumerate(text.splitlines(), 1) if l.strip() and not l.lstrip().startswith('#')]
+    lines = [(i,l) for i,l in enumerate(text.splitlines(), 1)
+             if l.strip() and not l.lstrip().startswith('#')]
     return sum(i not in skip for i,_ in lines),[len(l) for _,l in lines]
 
 def export_cells():
     for nb in sorted((root/'nbs').glob('*.ipynb')):
         for c in json.loads(nb.read_text())['cells']:
             source = ''.join(c['source'])
-            if c['cell_type']=='code' and re.search(r'^#\|\s*export', source, re.M): yield nb.name,source.count('\n')-1
+            exported = re.search(r'^#\|\s*export', source, re.M)
+            if c['cell_type']=='code' and exported: yield nb.name,source.count('\n')-1
 
 def statements():
     "Lines that hold two statements"
@@ -35,6 +38,7 @@ largest = max(rooms, key=lambda r: rooms[r][0])
 cell = max(export_cells(), key=lambda o: o[1])
 found = dict(lines=sum(n for n,_ in rooms.values()), room=rooms[largest][0], widest=widths[-1],
              width_90=widths[int(.9*len(widths))], cell=cell[1])
-print(', '.join(f'{k} {v} (at most {limits[k]})' for k,v in found.items()), f'; largest room {largest}, longest cell in {cell[0]}', sep='')
+sizes = ', '.join(f'{k} {v} (at most {limits[k]})' for k,v in found.items())
+print(f'{sizes}; largest room {largest}, longest cell in {cell[0]}')
 bad = [k for k in limits if found[k]>limits[k]] + list(statements())
 if bad: sys.exit(f"too large: {', '.join(bad)}")

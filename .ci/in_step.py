@@ -6,10 +6,14 @@ root = Path(__file__).resolve().parent.parent
 tools = Path(sys.executable).parent
 with tempfile.TemporaryDirectory() as tmp:
     tmp = Path(tmp)
-    for d in ('nbs','fastmix'): shutil.copytree(root/d, tmp/d, ignore=shutil.ignore_patterns('__pycache__'))
+    no_cache = shutil.ignore_patterns('__pycache__')
+    for d in ('nbs','fastmix'): shutil.copytree(root/d, tmp/d, ignore=no_cache)
     shutil.copy(root/'pyproject.toml', tmp)
     for cmd in ('nbdev-export','nbdev-clean'): subprocess.run([tools/cmd], cwd=tmp, check=True)
-    files = [p.relative_to(tmp) for d in ('nbs','fastmix') for p in (tmp/d).rglob('*') if p.suffix in ('.py','.ipynb')]
-    off = [f for f in sorted(files) if not (root/f).exists() or not filecmp.cmp(root/f, tmp/f, shallow=False)]
-if off: sys.exit(f"out of step: {', '.join(map(str, off))}; run nbdev-export and nbdev-clean")
+    files = [p.relative_to(tmp) for d in ('nbs','fastmix') for p in (tmp/d).rglob('*')
+             if p.suffix in ('.py','.ipynb')]
+    _,changed,missing = filecmp.cmpfiles(root, tmp, sorted(files), shallow=False)
+if changed or missing:
+    names = ', '.join(map(str, sorted(changed+missing)))
+    sys.exit(f'out of step: {names}; run nbdev-export and nbdev-clean')
 print('fastmix/ and nbs/: in step')

@@ -1,20 +1,24 @@
-"""What mixing costs: a ResNet-56 step with and without `MixupX`, and the callbacks' own work against fastai's `MixUp`
+"""What mixing costs: a ResNet-56 step with and without `MixupX`, and the callbacks' own work
+against that of fastai's `MixUp`
 
-`python benchmarks/callback.py [rounds]`. Whole batches of a `Learner`, all its callbacks included, side by side in one
-process: every round runs each learner once, in turning order, and learners are compared within a round. On a CPU one
-thread works, and its processor time counts, not what it waits for others. Printed are the median of the rounds' ratios
-and, in brackets, their middle half.
+`python benchmarks/callback.py [rounds]`. Whole batches of a `Learner`, all its callbacks included,
+side by side in one process: every round runs each learner once, in turning order, and learners are
+compared within a round. On a CPU one thread works, and its processor time counts, not what it waits
+for others. Printed are the median of the rounds' ratios and, in brackets, their middle half.
 """
 import sys
 from time import perf_counter, process_time
 from fastai.vision.all import *
 from fastmix.all import *
 
-bs,rounds = 128,int(sys.argv[1]) if len(sys.argv)>1 else 21
+bs = 128
+rounds = int(sys.argv[1]) if len(sys.argv)>1 else 21
 device = default_device()
 cuda = device.type=='cuda'
 torch.set_num_threads(1)
-batch = TensorImage(torch.randn(bs,3,32,32, device=device)),TensorCategory(torch.randint(10, (bs,), device=device)) # as a loader's
+x = torch.randn(bs, 3, 32, 32, device=device)
+y = torch.randint(10, (bs,), device=device)
+batch = TensorImage(x),TensorCategory(y) # as a loader's
 
 class Nothing(Module):
     "A network without work: its prediction is its only parameter"
@@ -47,13 +51,16 @@ def times(learns, rounds): # seconds `[rounds, learners]`; two rounds warm up
         for j in np.roll(range(len(learns)), i): ts[i,j] = timed(learns[j])
     return ts[2:]
 
-def show(what, ratio): print(f'{device}: {what}: {np.median(ratio):.3f} [{np.quantile(ratio, .25):.3f}, {np.quantile(ratio, .75):.3f}]')
+def show(what, ratio):
+    lo,mid,hi = np.quantile(ratio, (.25,.5,.75))
+    print(f'{device}: {what}: {mid:.3f} [{lo:.3f}, {hi:.3f}]')
 
 ts = times([learner(model=resnet56), learner(MixupX(seed=0), resnet56)], rounds)
 show(f'a ResNet-56 step, batch {bs}, with MixupX, in steps without', ts[:,1]/ts[:,0])
 
 rules = [Mixup, MixupX, MixupL, MixupXL, SamplePairing]
 ts = times([learner(), learner(MixUp()), *[learner(rule(seed=0)) for rule in rules]], 40*rounds)
-own = ts[:,1:] - ts[:,:1] # mixing, and what it adds to the loss and to its gradient
-print(f"{device}: fastai's MixUp adds {np.median(own[:,0])*1e3:.2f} ms to a batch")
-for rule,t in zip(rules, own[:,1:].T): show(f"what {rule.__name__} adds, in what fastai's MixUp adds", t/own[:,0])
+added = ts[:,1:] - ts[:,:1] # mixing, and what it adds to the loss and to its gradient
+print(f"{device}: fastai's MixUp adds {np.median(added[:,0])*1e3:.2f} ms to a batch")
+for rule,t in zip(rules, added[:,1:].T, strict=True):
+    show(f"what {rule.__name__} adds, in what fastai's MixUp adds", t/added[:,0])

@@ -1,7 +1,8 @@
-"""A training step of ResNet-56 in each memory format and precision, and compiled, against float32 with its channels first
+"""A training step of ResNet-56 in each memory format and precision, and compiled, against float32
+with its channels first
 
-Measured side by side in one process, one after the other in every round: medians of the ratios within a round, of the
-time on the wall and of processor time, which other work on the machine disturbs less.
+Measured side by side in one process, one after the other in every round: medians of the ratios
+within a round, of the time on the wall and of processor time, which other work disturbs less.
 `python benchmarks/training.py [rounds] [batch size]`
 """
 import sys
@@ -10,10 +11,15 @@ from fastai.vision.all import *
 from fastmix.all import *
 from fastmix.training import compile_model
 
-rounds,bs = int((sys.argv+['7'])[1]) if len(sys.argv)>1 else 7,int(sys.argv[2]) if len(sys.argv)>2 else 128
+rounds = int(sys.argv[1]) if len(sys.argv)>1 else 7
+bs = int(sys.argv[2]) if len(sys.argv)>2 else 128
 device = default_device()
-ways = {(p,cl,False):f"{p}, channels {'last' if cl else 'first'}" for p in ('fp32','bf16') for cl in (False,True)}
-ways['bf16',True,True] = 'bf16, channels last, compiled'
+ways = { # precision, whether channels come last, whether compiled
+    ('fp32',False,False): 'fp32, channels first',
+    ('fp32',True,False): 'fp32, channels last',
+    ('bf16',False,False): 'bf16, channels first',
+    ('bf16',True,False): 'bf16, channels last',
+    ('bf16',True,True): 'bf16, channels last, compiled'}
 
 class NoValidation(Callback):
     def before_validate(self): raise CancelValidException
@@ -21,7 +27,8 @@ class NoValidation(Callback):
 def learner(precision, channels_last, compiled, n=2):
     b = to_device((torch.randn(bs,3,32,32), torch.randint(10, (bs,))), device)
     dls = DataLoaders(DataLoader([b]*n, bs=None), DataLoader([b], bs=None), device=device)
-    learn = Learner(dls, resnet56(), CrossEntropyLossFlat(), opt_func=nesterov_sgd, lr=.01, cbs=NoValidation())
+    learn = Learner(dls, resnet56(), CrossEntropyLossFlat(), opt_func=nesterov_sgd, lr=.01,
+                    cbs=NoValidation())
     learn.remove_cbs([ProgressCallback, Recorder])
     set_precision(learn, precision, channels_last)
     if compiled: compile_model(learn.model, device)
@@ -34,9 +41,13 @@ def timed(learn): # wall and processor
     if device.type=='cuda': torch.cuda.synchronize()
     return perf_counter()-w,process_time()-p
 
-ls = [learner(*o) for o in ways]
-ts = np.array([[timed(l) for l in ls] for _ in range(rounds+1)])[1:] # [round, way, clock]; the first round warms up
+learners = [learner(*way) for way in ways]
+def one_round(): return [timed(learn) for learn in learners]
+ts = np.array([one_round() for _ in range(rounds+1)]) # [round, way, clock]
+ts = ts[1:] # the first round warms up
 ratio = np.median(ts[:,:1]/ts, 0)
-print(f'{device}, {torch.get_num_threads()} threads, ResNet-56, batch {bs}, median of {rounds} rounds')
+print(f'{device}, {torch.get_num_threads()} threads, ResNet-56, batch {bs}, '
+      f'median of {rounds} rounds')
 for nm,t,(w,p) in zip(ways.values(), np.median(ts, 0), ratio):
-    print(f'{nm:30} {2*bs/t[0]:6.0f} images/s; {w:.2f} times as fast as the first on the wall, {p:.2f} times in processor time')
+    print(f'{nm:30} {2*bs/t[0]:6.0f} images/s; {w:.2f} times as fast as the first on the wall, '
+          f'{p:.2f} times in processor time')

@@ -1,12 +1,12 @@
 "The paper's figures, drawn from the JSON lines"
 import matplotlib.pyplot as plt, numpy as np
 from . import runs
-from .report import derived, frame
+from .report import derived, frame, ran
 from .verdicts import n_classes
 
 def _axes(n, done, claim, scale, width=3.6, height=3):
     "`n` axes, or `None` where no run of the claim is there"
-    if not frame(claim, scale, done).run.any(): return print(f'{claim}, scale {scale}: not run')
+    if not ran(claim, scale, done): return
     fig,axs = plt.subplots(1, n, figsize=(width*n, height), sharey=True, squeeze=False, layout='constrained')
     for ax in axs[0]: ax.grid(alpha=.3)
     return axs[0]

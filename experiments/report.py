@@ -91,8 +91,13 @@ def speed_table(scale, done):
     line = done.get(runs.key(s))
     if line is None: return pd.DataFrame([dict(runs=NONE)])
     f = line['figures']
-    return pd.DataFrame([{'n':n, 'images/s':f"{f[f'images_per_s_{n}']:.0f}", 'times N=1':f"{f[f'ratio_{n}']:.2f}",
-                          'images in flight':f['images'], 'device':f"{line['device']}, {line['threads']} threads"} for n in s['ns']])
+    device = f"{line['device']}, {line['threads']} threads"
+    rows = []
+    for n in s['ns']:
+        per_s,ratio = f[f'images_per_s_{n}'],f[f'ratio_{n}']
+        rows.append({'n':n, 'images/s':f'{per_s:.0f}', 'times N=1':f'{ratio:.2f}',
+                     'images in flight':f['images'], 'device':device})
+    return pd.DataFrame(rows)
 
 def measured(x):
     "The numbers of a verdict in words, in points"
@@ -121,12 +126,25 @@ def judged(
 def md(df):
     "`df` as a Markdown table"
     if not len(df): return ''
-    line = lambda cs: '| '+' | '.join(str(c).replace('|', '/') for c in cs)+' |'
-    return '\n'.join([line(df.columns), line(['---']*df.shape[1]), *map(line, df.itertuples(index=False))])
+    def line(cells): return '| '+' | '.join(str(c).replace('|', '/') for c in cells)+' |'
+    rows = [line(row) for row in df.itertuples(index=False)]
+    return '\n'.join([line(df.columns), line(['---']*df.shape[1]), *rows])
+
+def ran(claim, scale, done):
+    "Whether any run of the claim is there"
+    return frame(claim, scale, done).run.any()
+
+def not_run(
+    claim:str, # One of `runs.claims`
+    done:dict # For each scale its finished runs, by their keys
+)->str: # Empty where every scale has a run
+    "The scales at which no run of the claim is there, in words"
+    scales = [f'`{sc}`' for sc,d in done.items() if not ran(claim, sc, d)]
+    return f"Not run yet: scale {', '.join(scales)}." if scales else ''
 
 def at_scale(claim, scale, done):
     "The table of a claim under its heading"
-    if not frame(claim, scale, done).run.any(): return f'Scale `{scale}`: {NONE}'
+    if not ran(claim, scale, done): return ''
     return f'Scale `{scale}`:\n\n{md(table(claim, scale, done))}'
 
 def where(done):
@@ -135,7 +153,10 @@ def where(done):
     one = lambda f: ', '.join(sorted({f(d) for d in done.values()}))
     commits = one(lambda d: (d['code']['commit'] or 'no commit')[:7] + (' (changed)' if d['code']['dirty'] else ''))
     libs = one(lambda d: f"PyTorch {d['libraries']['torch']}, fastai {d['libraries']['fastai']}")
-    how = one(lambda d: d.get('precision', '')+', compiled'*d.get('compile', False)).removeprefix(', ')
+    def how_computed(d):
+        precision = d.get('precision', '')
+        return f'{precision}, compiled' if d.get('compile', False) else precision
+    how = one(how_computed).removeprefix(', ')
     return f"{len(done)} of its runs, on {one(lambda d: d['device'])}; {how}; code {commits}; {libs}"
 
 def counted(sc, done):
@@ -145,19 +166,20 @@ def counted(sc, done):
 
 def load(
     folder=results.default_folder # Of the JSON lines
-)->dict: # For each scale that can decide, its finished runs by their keys
+)->dict: # For each scale that can decide, the largest first, its finished runs by their keys
     "What was run so far"
-    return {sc: results.read(Path(folder)/f'{sc}.jsonl') for sc in ('cpu','paper')}
+    return {sc: results.read(Path(folder)/f'{sc}.jsonl') for sc in ('paper','mid','cpu')}
 
 about = """Accuracies are of the last epoch, in percent, mean ± standard deviation over seeds. CIFAR-10 is a JPEG-coded copy in
 fastai's layout, so expect them a little under those of the original pixels. Training accuracies are those of the batches as
-they were trained on. No setting was chosen by test images. Scale `cpu` is a short training of few images: see how low the
+they were trained on. No setting was chosen by test images. Scale `paper` is the paper's training. Scale `mid` has its epochs and
+schedule, a ResNet-20 and a fifth of the images, which ERM fits. Scale `cpu` is a short training of few images: see how low the
 training accuracies still are. Its verdicts are about such a training, and need not be those of the paper's."""
 
 def text(
     folder # Of the JSON lines
 )->str: # Markdown
-    "All claims at the two scales that can decide about them"
+    "All claims at the scales that can decide about them"
     done = load(folder)
     out = ['# Claims', '*Written by `fastmix-paper report` from `results/*.jsonl`; not to be edited.*', verdicts.__doc__, about]
     for sc,d in done.items():
@@ -166,7 +188,7 @@ def text(
                    f'`fastmix-paper all --scale {sc}`' + (f'\n\n{counted(sc, d)}.' if d else ''))
     for c in runs.claims:
         out += [f'## {titles[c]}', f'`fastmix-paper {c} --scale …`. Control: {controls[c]}.', md(judged(c, done))]
-        out += [at_scale(c, sc, d) for sc,d in done.items()]
+        out += [at_scale(c, sc, d) for sc,d in done.items()] + [not_run(c, done)]
     return '\n\n'.join(o for o in out if o)+'\n'
 
 def show(
@@ -175,8 +197,9 @@ def show(
 ):
     "Verdicts and figures of a claim, for a notebook"
     from IPython.display import Markdown
-    parts = [md(judged(claim, done)), *[at_scale(claim, sc, d) for sc,d in done.items()], f'Control: {controls[claim]}.']
-    return Markdown('\n\n'.join(parts))
+    parts = [md(judged(claim, done)), *[at_scale(claim, sc, d) for sc,d in done.items()]]
+    parts += [not_run(claim, done), f'Control: {controls[claim]}.']
+    return Markdown('\n\n'.join(filter(None, parts)))
 
 def write(
     folder # Of the JSON lines

@@ -1,19 +1,23 @@
 "Finished runs: one JSON line each, appended whole or not at all"
 import fcntl, json, os
+from contextlib import suppress
 from pathlib import Path
+from filelock import FileLock, Timeout
 
 here = Path(__file__).resolve().parent
-source = here.name=='experiments' and (here.parent/'settings.ini').exists() # a checkout; in an installed copy are no results
+# A checkout; an installed copy has no results
+source = here.name=='experiments' and (here.parent/'settings.ini').exists()
 default_folder = here/'results' if source else Path('fastmix-paper')
 
 def read(
     path # A file of JSON lines; it need not exist
 )->dict: # Finished runs, by their keys
     "All whole lines of `path`"
-    done = {}
-    for l in Path(path).read_text().splitlines() if Path(path).exists() else []:
-        try: d = json.loads(l)
-        except json.JSONDecodeError: continue # cut short by a full disk or a crash: that run is done again
+    path,done = Path(path),{}
+    if not path.exists(): return done
+    for line in path.read_text().splitlines():
+        try: d = json.loads(line)
+        except json.JSONDecodeError: continue # cut short by a full disk or a crash: it is run again
         done.setdefault(d['key'], d)
     return done
 
@@ -34,21 +38,17 @@ def append(
 
 class Claim:
     "Whether this process may do a run: a lock that ends with the process, however it ends"
-    def __init__(self, folder): self.path = Path(folder)/'lock'
+    def __init__(self, folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.lock = FileLock(Path(folder)/'lock', timeout=0)
     def __enter__(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.f = self.path.open('a+')
-        try: fcntl.flock(self.f, fcntl.LOCK_EX|fcntl.LOCK_NB)
-        except BlockingIOError: return False
-        self.f.truncate(0)
-        self.f.write(f'{os.getpid()}\n') # for a reader; the lock itself does not need it
-        self.f.flush()
-        return True
-    def __exit__(self, *_): self.f.close()
+        with suppress(Timeout): self.lock.acquire()
+        return self.lock.is_locked
+    def __exit__(self, *_): self.lock.release()
 
 def final_accuracy(
     line:dict # A finished run
 )->float: # 0..1
-    "Single-image accuracy in the end: fine-tuned, where the run was; of a run that diverged, less than any"
+    "Single-image accuracy, after fine-tuning if there was any; below every other if it diverged"
     f = line['figures']
     return f.get('tuned_acc', f.get('single_acc', -1.))

@@ -1,19 +1,20 @@
 "Which runs each claim needs, as plain settings; the same run may serve several claims"
 import hashlib, json
-from functools import partial
 
-# What all runs of a scale share. `n_curve`: number of images that are evaluated after each epoch (None: all); in the end it
-# is always all of them
+# What all runs of a scale share. `n_curve`: number of images that are evaluated after each epoch
+# (None: all); in the end it is always all of them
 scales = dict(
-    smoke=dict(data='digits', depth=8, n_train=256, epochs=2, bs=64, lr=.1, ft_epochs=1, ft_lr=.01, precision='fp32'),
-    # 15 epochs of 10,000 images are 2,340 steps at batch size 64; chosen for that, not tuned. In bfloat16, since a ResNet-20
-    # trains 1.6 times as fast in it on the CPU that this scale was planned for
-    cpu=dict(data='cifar10', depth=20, n_train=10_000, n_curve=2000, epochs=15, bs=64, lr=.1, ft_epochs=3, ft_lr=.01,
-             precision='bf16'),
+    smoke=dict(data='digits', depth=8, n_train=256, epochs=2, bs=64, lr=.1,
+               ft_epochs=1, ft_lr=.01, precision='fp32'),
+    # 15 epochs of 10,000 images are 2,340 steps at batch size 64; chosen for that, not tuned. In
+    # bfloat16, since a ResNet-20 trains 1.6 times as fast in it on the CPU it was planned for
+    cpu=dict(data='cifar10', depth=20, n_train=10_000, n_curve=2000, epochs=15, bs=64, lr=.1,
+             ft_epochs=3, ft_lr=.01, precision='bf16'),
     # The paper's epochs and schedule on a fifth of the images: long enough to fit them
-    mid=dict(data='cifar10', depth=20, n_train=10_000, n_curve=1000, epochs=100, bs=64, lr=.1, ft_epochs=20, ft_lr=.01,
-             precision='bf16'),
-    paper=dict(data='cifar10', depth=56, epochs=100, bs=256, lr=.1, ft_epochs=20, ft_lr=.01, precision='auto'))
+    mid=dict(data='cifar10', depth=20, n_train=10_000, n_curve=1000, epochs=100, bs=64, lr=.1,
+             ft_epochs=20, ft_lr=.01, precision='bf16'),
+    paper=dict(data='cifar10', depth=56, epochs=100, bs=256, lr=.1,
+               ft_epochs=20, ft_lr=.01, precision='auto'))
 n_seeds = dict(smoke=1, cpu=3, mid=3, paper=3)
 n_seeds5 = dict(smoke=2, cpu=5, mid=5, paper=5) # of figure 5
 ranges = dict(smoke=(0,.3,.5), cpu=(0,.1,.2,.3,.4,.5), mid=(0,.25,.5), paper=(0,.1,.2,.3,.4,.5))
@@ -42,63 +43,84 @@ def additive(scale, seed, rule, r):
     inner = 0<r<.5 # nobody asks for its fine-tuned accuracy
     return run(scale, seed, rules[rule] if r else 'mixup', r=r, tune=not inner)
 
-def heads(scale, seed, n_samples=2, **kw): return run(scale, seed, 'mixup_c', n_samples=n_samples, **kw)
+def heads(scale, seed, n_samples=2, **kw):
+    return run(scale, seed, 'mixup_c', n_samples=n_samples, **kw)
 def softmax(scale, seed): return heads(scale, seed, n_heads=1, lam_x=.5, lam_l='x') # section 4.1
 
 def networks(scale, seed):
     "The rows of table 1 and their controls"
-    return {'ERM': run(scale, seed, 'erm'), 'mixup-C': heads(scale, seed), 'mixup-C, one softmax': softmax(scale, seed),
-            **{nm: additive(scale, seed, nm, .5) for nm in rules}}
+    separate = {'ERM': run(scale, seed, 'erm'),
+                'mixup-C': heads(scale, seed),
+                'mixup-C, one softmax': softmax(scale, seed)}
+    return separate | {nm: additive(scale, seed, nm, .5) for nm in rules}
 
 def _seeds(scale): return range(n_seeds[scale])
 
 # Each claim: a list of (what tells its rows apart, settings)
-def table1(scale): return [(dict(net=nm, seed=i), s) for i in _seeds(scale) for nm,s in networks(scale, i).items()]
+def table1(scale):
+    return [(dict(net=nm, seed=i), s)
+            for i in _seeds(scale) for nm,s in networks(scale, i).items()]
+
 def fig4(scale): return [(dict(net='mixup-C', seed=i), heads(scale, i)) for i in _seeds(scale)]
 
 def fig2(scale):
-    return [(dict(net=nm, seed=i), s) for i in _seeds(scale)
-            for nm,s in (('additive', additive(scale, i, 'mixup', .5)), ('concatenated', softmax(scale, i)))]
+    res = []
+    for i in _seeds(scale):
+        res.append((dict(net='additive', seed=i), additive(scale, i, 'mixup', .5)))
+        res.append((dict(net='concatenated', seed=i), softmax(scale, i)))
+    return res
 
-def fig5(scale):
-    return [(dict(what=what, seed=i), heads(scale, i, tune=False, **kw)) for i in range(n_seeds5[scale])
-            for what,kw in (('images', dict(lam_x=.5)), ('labels', dict(lam_l=.5)))]
+def fig5(scale, **kw):
+    res = []
+    for i in range(n_seeds5[scale]):
+        res.append((dict(what='images', seed=i), heads(scale, i, tune=False, **kw, lam_x=.5)))
+        res.append((dict(what='labels', seed=i), heads(scale, i, tune=False, **kw, lam_l=.5)))
+    return res
 
 def fig5_batch(scale):
     "Figure 5 with one λ for the whole batch, the other reading of the paper's words"
-    return [(dict(what=what, seed=i), heads(scale, i, tune=False, per='batch', **kw)) for i in range(n_seeds5[scale])
-            for what,kw in (('images', dict(lam_x=.5)), ('labels', dict(lam_l=.5)))]
+    return fig5(scale, per='batch')
 
 def fig6(scale):
-    random = lambda i: heads(scale, i, tune=False, random_label=1)
-    return [(dict(net=nm, seed=i), f(i)) for i in _seeds(scale)
-            for nm,f in (('random labels', random), ('both labels', partial(heads, scale)), ('ERM', lambda i: run(scale, i, 'erm')))]
+    res = []
+    for i in _seeds(scale):
+        random = heads(scale, i, tune=False, random_label=1)
+        res.append((dict(net='random labels', seed=i), random))
+        res.append((dict(net='both labels', seed=i), heads(scale, i)))
+        res.append((dict(net='ERM', seed=i), run(scale, i, 'erm')))
+    return res
 
 def fig1(scale):
     return [(dict(net=nm, r=r, seed=i), additive(scale, i, nm, r))
             for i in _seeds(scale) for r in ranges[scale] for nm in rules]
 
 def slots(scale):
-    one = lambda n,i: run(scale, i, 'erm') if n==1 else heads(scale, i, n, tune=n==2)
-    return [(dict(n=n, seed=i), one(n, i)) for i in _seeds(scale) for n in (1,2,3,4)]
+    res = []
+    for i in _seeds(scale):
+        res.append((dict(n=1, seed=i), run(scale, i, 'erm')))
+        res += [(dict(n=n, seed=i), heads(scale, i, n, tune=n==2)) for n in (2,3,4)]
+    return res
 
 def speed(scale):
-    return [({}, dict(kind='speed', ns=[1,2,3,4], **{k:scales[scale][k] for k in ('data','depth','precision')}))]
+    shared = {k:scales[scale][k] for k in ('data','depth','precision')}
+    return [({}, dict(kind='speed', ns=[1,2,3,4], **shared))]
 
 calibration = table1
 
 def gradient(scale):
     "Rules of one expected gradient: X and XL, L and half-and-half (R=0)"
-    nets = {nm: (nm,.5) for nm in ('mixup-X','mixup-XL','mixup-L')} | {'half and half': ('mixup',0)}
-    return [(dict(net=nm, seed=i), additive(scale, i, *o)) for i in _seeds(scale) for nm,o in nets.items()]
+    nets = {nm: (nm,.5) for nm in ('mixup-X','mixup-XL','mixup-L')}
+    nets['half and half'] = 'mixup',0
+    return [(dict(net=nm, seed=i), additive(scale, i, rule, r))
+            for i in _seeds(scale) for nm,(rule,r) in nets.items()]
 
 def _recipes(scale, seed, evaluate):
-    "Candidates for the best single-image accuracy; with fine-tuning, the epochs are the paper's in all"
-    n,ft = (scales[scale][k] for k in ('epochs','ft_epochs'))
-    own = dict(evaluate=evaluate, wd=5e-4)
-    short = dict(epochs=n-ft, **own) if n>ft else own
-    return {'ERM': run(scale, seed, 'erm', tune=False, **own),
-            'mixup': run(scale, seed, 'mixup', r=.5, tune=False, **own),
+    "Candidates for the best single-image accuracy; fine-tuning is part of the paper's epochs"
+    n,ft = scales[scale]['epochs'],scales[scale]['ft_epochs']
+    whole = dict(evaluate=evaluate, wd=5e-4)
+    short = dict(epochs=n-ft, **whole) if n>ft else whole
+    return {'ERM': run(scale, seed, 'erm', tune=False, **whole),
+            'mixup': run(scale, seed, 'mixup', r=.5, tune=False, **whole),
             'mixup, fine-tuned': run(scale, seed, 'mixup', r=.5, **short),
             'mixup R=.3, fine-tuned': run(scale, seed, 'mixup', r=.3, **short),
             'mixup-C, fine-tuned': heads(scale, seed, **short)}
@@ -108,17 +130,20 @@ def recipe(scale):
     return [(dict(net=nm, seed=0), s) for nm,s in _recipes(scale, 0, 'held_out').items()]
 
 def recipe_test(scale, done=None):
-    "The best of `recipe`, once all candidates are there, on the test images, and ERM as its control"
+    "The best of `recipe`, once all candidates are there, on test images, with ERM as control"
     from .results import final_accuracy
     lines = {tag['net']: (done or {}).get(key(s)) for tag,s in recipe(scale)}
     if not all(lines.values()): return []
     best = max(lines, key=lambda nm: final_accuracy(lines[nm]))
-    return [(dict(net=nm, seed=i), _recipes(scale, i, 'test')[nm]) for nm in dict.fromkeys((best, 'ERM')) for i in _seeds(scale)]
+    return [(dict(net=nm, seed=i), _recipes(scale, i, 'test')[nm])
+            for nm in dict.fromkeys((best, 'ERM')) for i in _seeds(scale)]
 
 # In the order in which they are run: what matters most first
-claims = dict(table1=table1, fig4=fig4, fig5=fig5, fig2=fig2, fig6=fig6, gradient=gradient, fig1=fig1, slots=slots,
-              speed=speed, calibration=calibration, fig5_batch=fig5_batch, recipe=recipe)
-not_in_all = dict(smoke=(), cpu=('recipe',), mid=('recipe',), paper=()) # the recipe is for the paper's budget
+claims = dict(table1=table1, fig4=fig4, fig5=fig5, fig2=fig2, fig6=fig6, gradient=gradient,
+              fig1=fig1, slots=slots, speed=speed,
+              calibration=calibration, fig5_batch=fig5_batch, recipe=recipe)
+# The recipe is for the paper's budget
+not_in_all = dict(smoke=(), cpu=('recipe',), mid=('recipe',), paper=())
 
 def runs_of(
     claim:str, # One of `claims`, or 'all'

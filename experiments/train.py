@@ -29,16 +29,16 @@ class Confused(MixMetric):
     def name(self): return f'confused_{self.i}'
     def pick(self, pred, y): return predicted(pred, y.shape[1])[:,self.i],y[:,self.i],y[:,(self.i+1)%y.shape[1]]
     def score(self, pred, y):
-        p,own,other = self.pick(pred, y)
-        return torch.where(own!=other, (p==other).float(), torch.nan)
+        said,true,other = self.pick(pred, y)
+        return torch.where(true!=other, (said==other).float(), torch.nan)
 
 class Wrong(Confused):
     "How often head `i` is wrong, among the same mixtures: what `Confused` is to be compared with"
     @property
     def name(self): return f'wrong_{self.i}'
     def score(self, pred, y):
-        p,own,other = self.pick(pred, y)
-        return torch.where(own!=other, (p!=own).float(), torch.nan)
+        said,true,other = self.pick(pred, y)
+        return torch.where(true!=other, (said!=true).float(), torch.nan)
 
 class BatchMixupC(MixupC):
     "One λ for each batch in training; at evaluation one per sample, as few batches would be few draws of λ"
@@ -86,8 +86,9 @@ def mixing(s):
     kw = dict(seed=s['seed'], per=s.get('per') or 'sample')
     m,r = s['method'],s.get('r')
     if m=='mixup_c':
-        own = {k:s[k] for k in ('n_samples','lam_x','lam_l','random_label') if s.get(k) is not None}
-        return (BatchMixupC if s.get('per')=='batch' else MixupC)(**own, mix_valid=s.get('lam_x') is not None, **kw)
+        names = 'n_samples','lam_x','lam_l','random_label'
+        kw.update({k:s[k] for k in names if s.get(k) is not None}, mix_valid=s.get('lam_x') is not None)
+        return BatchMixupC(**kw) if s.get('per')=='batch' else MixupC(**kw)
     if m=='mixup_xl': return MixupXL(r, r, mix_valid=True, **kw)
     if m=='erm': return None
     return dict(mixup=Mixup, mixup_x=MixupX, mixup_l=MixupL)[m](r, mix_valid=True, **kw)
@@ -209,7 +210,7 @@ def speed(
     return dict(figures=figures, curves={}, seconds={})
 
 @lru_cache # as they are when it is first called: the code that is loaded, whatever is committed meanwhile
-def about()->dict: # Code, libraries and machine
+def provenance()->dict: # Code, libraries and machine
     "What a result depends on besides its settings"
     def git(*a): return subprocess.run(['git', *a], cwd=here, capture_output=True, text=True).stdout.strip() if source else ''
     changed = git('status', '--porcelain', '--', '../fastmix', *map(str, here.glob('*.py')))

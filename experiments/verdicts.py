@@ -45,13 +45,19 @@ def frame(
             for (tag,s),l in zip(todo, lines)]
     return pd.DataFrame(rows)
 
-def of(df, col, **tags):
-    "Column `col` of the rows with these tags that were run, by seed"
+def figures(
+    df:pd.DataFrame, # From `frame`
+    col:str, # A figure
+    **tags # What the rows must have, as `net='ERM'`
+)->pd.Series: # By seed
+    "A figure of the runs with these tags"
     for k,v in tags.items(): df = df[df[k]==v]
     if col not in df: return pd.Series(dtype=float)
     return df[df.run].set_index('seed')[col].dropna().sort_index()
 
-def less(a, b): return (a-b).dropna() # seeds that both have
+def paired(a, b):
+    "`a` minus `b`, for the seeds that both have"
+    return (a-b).dropna()
 
 n_classes = 10
 
@@ -64,11 +70,11 @@ def growth(df, net, col):
 
 def excess(df):
     "How much more often a head names the other slot's class than if its errors did not depend on that slot"
-    return sum(of(df, f'confused_{i}') - of(df, f'wrong_{i}')/(n_classes-1) for i in (0,1))/2
+    return sum(figures(df, f'confused_{i}') - figures(df, f'wrong_{i}')/(n_classes-1) for i in (0,1))/2
 
 def winners(df, what):
     "For each seed the winning head, where the other one is near chance, else -1"
-    a = pd.DataFrame({i: of(df, f'head_{i}', what=what) for i in (0,1)}).dropna()
+    a = pd.DataFrame({i: figures(df, f'head_{i}', what=what) for i in (0,1)}).dropna()
     return a.idxmax(axis=1).where((a.min(axis=1)<1.5/n_classes) & (a.max(axis=1)>3/n_classes), -1)
 
 def one_wins(df, what):
@@ -77,11 +83,11 @@ def one_wins(df, what):
     share = (w>=0).mean()
     return w,HOLDS if share>=.8 else FAILS if share<=.2 else OPEN
 
-def gain(df, net): return less(of(df, 'tuned_acc', net=net), of(df, 'single_acc', net=net))
+def gain(df, net): return paired(figures(df, 'tuned_acc', net=net), figures(df, 'single_acc', net=net))
 
 def ordered(df, col):
     "X below L below C; the number is the smaller one of both differences"
-    d = [less(of(df, col, net=b), of(df, col, net=a)) for a,b in (('mixup-X','mixup-L'),('mixup-L','mixup-C'))]
+    d = [paired(figures(df, col, net=b), figures(df, col, net=a)) for a,b in (('mixup-X','mixup-L'),('mixup-L','mixup-C'))]
     v = [above(o) for o in d]
     return pd.concat(d, axis=1).dropna().min(axis=1),FAILS if FAILS in v else OPEN if OPEN in v else HOLDS
 
@@ -95,17 +101,17 @@ def rule(
     only=None # The scale without which nothing is decided
 ): return dict(claim=claim, says=says, paper=paper, text=text, numbers=numbers, decide=decide, only=only)
 
-def difference(col, a, b): return lambda df: less(of(df, col, net=a), of(df, col, net=b))
-def mean_head(prefix, minus): return lambda df: (of(df, f'{prefix}head_0')+of(df, f'{prefix}head_1'))/2 - minus
-def more_gain(net): return lambda df: less(gain(df, net), gain(df, 'ERM'))
-def final(df, net): return of(df, 'tuned_acc', net=net).combine_first(of(df, 'single_acc', net=net))
+def difference(col, a, b): return lambda df: paired(figures(df, col, net=a), figures(df, col, net=b))
+def mean_head(prefix, minus): return lambda df: (figures(df, f'{prefix}head_0')+figures(df, f'{prefix}head_1'))/2 - minus
+def more_gain(net): return lambda df: paired(gain(df, net), gain(df, 'ERM'))
+def final(df, net): return figures(df, 'tuned_acc', net=net).combine_first(figures(df, 'single_acc', net=net))
 def recipe(df):
     "Test accuracy of the recipe that was chosen, and of ERM"
     df = df[df.evaluate=='test']
     return final(df, next((nm for nm in df.net if nm!='ERM'), 'ERM')),final(df, 'ERM')
 def more(margin): return partial(above, margin=margin)
 def below(margin): return lambda x: above(margin-x)
-def near(margin): return partial(within, margin=margin)
+def near_zero(margin): return partial(within, margin=margin)
 
 tuned = {'mixup-X':'90.2 to 93.1', 'mixup-L':'90.8 to 93.5', 'mixup-C':'92.5 to 93.7', 'mixup':'', 'mixup-XL':'',
          'mixup-C, one softmax':''} # table 1, and networks that it does not have
@@ -125,16 +131,16 @@ rules = [
       for w,p,c in (('original','90.2, 90.8, 92.5','single_acc'), ('fine-tuned','93.1, 93.5, 93.7','tuned_acc'))],
 
     rule('fig4', 'Both heads are equally good on test pairs', '88.41% and 88.61%', 'head 1 minus head 0 is within 2 points of 0',
-         lambda df: less(of(df, 'head_1'), of(df, 'head_0')), near(.02)),
+         lambda df: paired(figures(df, 'head_1'), figures(df, 'head_0')), near_zero(.02)),
     rule('fig4', 'They are so in every single run*', '.2 points', 'the absolute difference of the heads is below 2 points (either head may be '
-         'the better one, so the difference itself is 0 on average)', lambda df: less(of(df, 'head_1'), of(df, 'head_0')).abs(), below(.02)),
+         'the better one, so the difference itself is 0 on average)', lambda df: paired(figures(df, 'head_1'), figures(df, 'head_0')).abs(), below(.02)),
     rule('fig4', 'There is little confusion between the slots', '"very low"',
          "a head names the other slot's class, where the two differ, less than 5 points more often than if its errors did "
          'not depend on the other slot (its errors over C-1)', excess, below(.05)),
     rule('fig4', 'Test accuracy of the heads', '88.5%', "the mean of both heads is within 1 point of the paper's",
-         mean_head('', .885), near(.01), 'paper'),
+         mean_head('', .885), near_zero(.01), 'paper'),
     rule('fig4', 'Training accuracy of the heads', '96%',
-         "the mean of both heads in the last epoch is within 2 points of the paper's", mean_head('train_', .96), near(.02), 'paper'),
+         "the mean of both heads in the last epoch is within 2 points of the paper's", mean_head('train_', .96), near_zero(.02), 'paper'),
 
     *[rule('fig5', f'λ on {w} only: one head wins, the other is near chance', 'figure 5', wins, partial(one_wins, what=w))
       for w in ('images','labels')],
@@ -145,10 +151,10 @@ rules = [
          'share of test mixtures whose classes are both named: concatenated minus additive is above 0',
          difference('both', 'concatenated', 'additive'), above),
     rule('fig2', 'Both classes at once, concatenated', 'about 70%', "within 5 points of the paper's",
-         lambda df: of(df, 'both', net='concatenated')-.7, near(.05), 'paper'),
+         lambda df: figures(df, 'both', net='concatenated')-.7, near_zero(.05), 'paper'),
 
     rule('fig6', 'The head with random labels is at chance', '1/C', 'its test accuracy is within 2 points of 1/C',
-         lambda df: of(df, 'head_1', net='random labels')-1/n_classes, near(.02)),
+         lambda df: figures(df, 'head_1', net='random labels')-1/n_classes, near_zero(.02)),
     rule('fig6', 'The other head is not harmed', 'figure 6',
          'its test accuracy minus that of the same head when both labels are true is above -5 points',
          difference('head_0', 'random labels', 'both labels'), more(-.05)),
@@ -159,13 +165,13 @@ rules = [
            partial(growth, net=nm, col='top2_all'), more(.01)) for nm in runs.rules],
 
     *[rule('gradient', f'{a} and {b} are as good (same expected gradient)', 'not in the paper',
-           'the difference of their single-image accuracies is within 2 points of 0', difference('single_acc', b, a), near(.02))
+           'the difference of their single-image accuracies is within 2 points of 0', difference('single_acc', b, a), near_zero(.02))
       for a,b in (('mixup-X','mixup-XL'), ('half and half','mixup-L'))],
 
     rule('recipe', 'ResNet-56 reaches 94.5% on single images', 'not in the paper',
          'test accuracy of the recipe chosen on held-out images is above 94.5%', lambda df: recipe(df)[0]-.945, above, 'paper'),
     rule('recipe', 'It is better than ERM with the same weight decay and epochs*', 'not in the paper',
-         "its test accuracy minus ERM's is above 0", lambda df: less(*recipe(df)), above, 'paper'),
+         "its test accuracy minus ERM's is above 0", lambda df: paired(*recipe(df)), above, 'paper'),
 ]
 
 def verdict(

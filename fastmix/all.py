@@ -1,15 +1,17 @@
-"fastmix's front door: what a user calls, for `from fastmix.all import *` after `from fastai.vision.all import *`"
+"What a user calls: for `from fastmix.all import *`, after `from fastai.vision.all import *`"
+from torch.distributions import Beta
 from fastmix.core import Fixed, blend, mix, draw_weights, partners, top2_ceiling
 from fastmix.losses import HeadsLoss
 from fastmix.models import MultiSample, multi_sample_model, to_single, cifar_resnet
 from fastmix.models import resnet20, resnet32, resnet44, resnet56, resnet110
-from fastmix.metrics import Top2, Top2All, HeadAccuracy
+from fastmix.metrics import Top2, Top2All, HeadAccuracy, HeadMetric
 from fastmix.training import nesterov_sgd, StepDecay, DevicePrecision, set_precision
 from fastmix.resuming import Checkpoint, RunLog
 from fastmix.data import MultiSampleDL, MultiSampleDataLoaders, MultiSampleDataBlock
 from fastmix.memory import InMemoryDL, PadCrop, in_memory
 from fastmix.datasets import digits_dls, digit_image, digit_label, cifar_dls
-from fastmix.callback import Mix, Mixup, MixupX, MixupL, MixupXL, SamplePairing, MixChoice, MixupC, rhythm, until
+from fastmix.callback import Mix, Mixup, MixupX, MixupL, MixupXL, SamplePairing, MixChoice, MixupC
+from fastmix.callback import rhythm, until
 from fastmix.learner import MixupLearner, MultiSampleLearner, mixup_c_learner, mixup_learner
 from fastmix.shipping import load_weights
 import fastmix.show

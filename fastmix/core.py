@@ -25,7 +25,7 @@ def keyed_rng(
 
 # %% ../nbs/02_core.ipynb #526b78a0
 class Fixed:
-    "The constant `lam` as a distribution: the first sample's weight is always `lam`, the others share the rest"
+    "A constant as a distribution: the first sample always weighs `lam`, the others share the rest"
     def __init__(self,
         lam:float # Weight of the first sample, 0..1
     ): self.lam = check_number('lam', lam, 0, 1)
@@ -38,52 +38,46 @@ def check_dist(
     "`dist` if weights can be drawn from it, else a `ValueError` that names it"
     if isinstance(dist, (Fixed, Distribution)) or callable(dist): return dist
     if isinstance(dist, Real): return check_number(name, dist, 0, .5)
-    raise ValueError(f'{name}={dist!r}: expected a half-width in 0..0.5, Fixed(lam), a torch distribution '
-                     'or a function of a shape')
+    raise ValueError(f'{name}={dist!r}: expected a half-width in 0..0.5, Fixed(lam), '
+                     'a torch distribution or a function of a shape')
 
 # %% ../nbs/02_core.ipynb #8d452217
 def _half_width(r, bs, n, g):
-    if n==2:
-        lam = torch.rand(bs, generator=g, device=g.device).mul_(2*r).add_(.5-r)
-        return torch.stack([lam, 1-lam], 1)
+    if n==2: return torch.rand(bs, generator=g, device=g.device)*2*r + (.5-r)
     d = torch.empty(bs, n, device=g.device).exponential_(generator=g)
     return (1-2*r)/n + 2*r*d/d.sum(1, keepdim=True)
 
-def _dirichlet(dist, bs, n, g): # the sampler under torch's own Beta and Dirichlet, here with a generator on its device
-    c = torch.stack([dist.concentration1, dist.concentration0], -1) if isinstance(dist, Beta) else dist.concentration
-    c = c.to(g.device, torch.float32, non_blocking=True)
-    w = torch._sample_dirichlet(c.expand(bs, -1).contiguous(), generator=g)
-    return w[:,0] if isinstance(dist, Beta) else w
-
-def _seeded(f, g): # `f()` under torch's global generator, which most distributions draw from; it is put back after
+# %% ../nbs/02_core.ipynb #1ea2a1aa
+def _sample(dist, bs, g):
+    "What `dist` gives; PyTorch's own generator is seeded by `g` for it, and put back afterwards"
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(g.initial_seed())
-        return f()
+        w = dist.sample((bs,)) if isinstance(dist, Distribution) else dist((bs,))
+    w = torch.as_tensor(w, dtype=torch.float32)
+    if not (w-.5).abs().max()<=.5+1e-4: # not a number is refused, too
+        raise ValueError(f'{dist!r} gave weights of {w.min():g}..{w.max():g}: expected 0..1')
+    if w.ndim>1 and (w.sum(-1)-1).abs().max()>1e-3:
+        raise ValueError(f'{dist!r} gave weights that sum to {w.sum(-1)[0]:g}: expected 1')
+    return w
 
+# %% ../nbs/02_core.ipynb #91f6f8b1
 def draw_weights(
-    dist, # A half-width in 0..0.5, `Fixed`, a `torch.distributions` object, or a function of a shape
+    dist, # Half-width in 0..0.5, `Fixed`, a `torch.distributions` object, or a function of a shape
     bs:int, # Number of mixtures
     n_samples:int=2, # Number N of samples in a mixture
-    g:torch.Generator=None # Source of randomness; the weights are made on its device. `None`: a fresh seed
+    g:torch.Generator=None # Makes the weights, on its device; `None`: a fresh one
 )->Tensor: # Weights `[bs, n_samples]`, float32, each row summing to 1
     "Draw the weights of `bs` mixtures (sections 3.2 and 6)"
-    g = g or keyed_rng()
-    if n_samples==1: return torch.ones(bs, 1, device=g.device)
-    if isinstance(dist, Real): return _half_width(dist, bs, n_samples, g)
-    if isinstance(dist, (Beta, Dirichlet)) and not dist.batch_shape: w = _dirichlet(dist, bs, n_samples, g)
+    g,n = g or keyed_rng(),n_samples
+    if n==1: return torch.ones(bs, 1, device=g.device)
+    if isinstance(dist, Real): w = _half_width(dist, bs, n, g)
     elif isinstance(dist, Fixed): w = torch.full((bs,), dist.lam, device=g.device)
-    else: w = _seeded(partial(dist.sample if isinstance(dist, Distribution) else dist, (bs,)), g)
-    return _to_weights(w, dist, bs, n_samples, g.device)
-
-# %% ../nbs/02_core.ipynb #a756f3bc
-def _to_weights(w, dist, bs, n, device):
-    w = torch.as_tensor(w, dtype=torch.float32)
-    if w.device!=device: w = w.to(device, non_blocking=True)
-    if w.ndim==0 or w.shape==(bs,):
-        w = w.expand(bs)
-        w = torch.stack([w] + [(1-w)/(n-1)]*(n-1), 1)
-    if w.shape!=(bs,n): raise ValueError(f'{dist!r} gave weights of {tuple(w.shape)}: expected {(bs,)} or {(bs,n)}')
-    return w
+    else: w = _sample(dist, bs, g).to(g.device, non_blocking=True)
+    if w.shape in ((), (bs,)): # of the first samples
+        rest = (1-w.expand(bs))/(n-1)
+        w = torch.stack([w.expand(bs), *[rest]*(n-1)], 1)
+    if w.shape==(bs,n): return w
+    raise ValueError(f'{dist!r} gave weights of {tuple(w.shape)}: expected {(bs,)} or {(bs,n)}')
 
 # %% ../nbs/02_core.ipynb #6b325659
 how_partners = 'any','other','other_class'
@@ -92,30 +86,37 @@ def other_class(
     y:Tensor, # Class of each sample `[n]`
     g:torch.Generator # Source of randomness, on the device of `y`
 )->Tensor: # Indices into `y` `[n]`
-    "For every sample one of another class, each as likely, and independent of the rest; any, where there is none"
-    if getattr(y, 'ndim', 0)!=1: raise ValueError("partner='other_class': expected one class per sample; use 'other'")
+    "For each sample one of another class, all of those alike; any, where there is no other class"
+    if getattr(y, 'ndim', 0)!=1:
+        raise ValueError("partner='other_class': expected one class per sample; use 'other'")
     y,n = y.as_subclass(Tensor),len(y)
-    y_sorted,order = y.sort()
-    start,end = (torch.searchsorted(y_sorted, y, right=r) for r in (False,True)) # the own class, to be jumped over
-    others = (n-1-end+start)%n + 1 # n, where all are of one class
-    return order[(end + (torch.rand(n, generator=g, device=y.device)*others).long())%n]
+    sorted_y,order = y.sort()
+    start,end = torch.searchsorted(sorted_y, y),torch.searchsorted(sorted_y, y, right=True)
+    n_others = n - (end-start)
+    n_others = n_others.where(n_others>0, n)
+    steps = (torch.rand(n, generator=g, device=y.device)*n_others).long()
+    return order[(end+steps)%n] # from the end of the sample's own class on, round to its start
+
+# %% ../nbs/02_core.ipynb #92c34f27
+def _others(bs, n_samples, g):
+    "Walk along one random circle through the batch, a step more for each partner"
+    circle = torch.randperm(bs, generator=g, device=g.device)
+    steps = [1 + k%max(1, bs-1) for k in range(n_samples-1)]
+    return [torch.empty_like(circle).scatter_(0, circle, circle.roll(-step)) for step in steps]
 
 def partners(
     bs:int, # Number of samples in the batch
     n_samples:int=2, # Number N of samples in a mixture
     how:str='any', # `'any'`, `'other'` (never itself) or `'other_class'`
     y:Tensor=None, # Class of each sample `[bs]`, for `'other_class'`
-    g:torch.Generator=None # Source of randomness; the indices are made on its device. `None`: a fresh seed
+    g:torch.Generator=None # Makes the indices, on its device; `None`: a fresh one
 )->Tensor: # Indices into the batch `[n_samples, bs]`, the first row 0..bs-1
     "Choose whom each sample of a batch is mixed with (section 3.1)"
     g = g or keyed_rng()
-    me = torch.arange(bs, device=g.device)
-    if how=='other':
-        circle = torch.randperm(bs, generator=g, device=g.device)
-        rows = [torch.empty_like(me).scatter_(0, circle, circle.roll(-1-(k-1)%max(1, bs-1))) for k in range(1, n_samples)]
-    elif how=='other_class': rows = [other_class(y, g) for _ in range(1, n_samples)]
-    else: rows = [torch.randperm(bs, generator=g, device=g.device) for _ in range(1, n_samples)]
-    return torch.stack([me, *rows])
+    if how=='other': rows = _others(bs, n_samples, g)
+    elif how=='other_class': rows = [other_class(y, g) for _ in range(n_samples-1)]
+    else: rows = [torch.randperm(bs, generator=g, device=g.device) for _ in range(n_samples-1)]
+    return torch.stack([torch.arange(bs, device=g.device), *rows])
 
 # %% ../nbs/02_core.ipynb #3632d6f3
 def like(
@@ -134,6 +135,7 @@ def blend(
     dt = torch.promote_types(a.dtype, lam.dtype)
     return torch.lerp(b.to(dt), a.to(dt), like(lam, a).to(dt)).to(a.dtype)
 
+# %% ../nbs/02_core.ipynb #ba0a1ddc
 def mix(
     x:Tensor, # Samples `[b,...]`, floating point
     idx:Tensor, # Who is mixed with whom, `[n,b]`, from `partners`
@@ -142,13 +144,15 @@ def mix(
     "The weighted sum of each sample with its partners (section 3.1, equation 1)"
     first,*ws = [like(w_, x) for w_ in w.T]
     others = [x.index_select(0, i) for i in idx[1:]] # copies; faster than `x[i]` on a CPU
-    if len(others)==1 and x.dtype==w.dtype: return others[0].lerp_(x, first) # `blend`, without another copy
-    return sum((o*w_ for o,w_ in zip(others, ws)), x*first).to(x.dtype)
+    if len(others)==1 and x.dtype==w.dtype: return others[0].lerp_(x, first) # no copy but those
+    total = x*first
+    for o,w_ in zip(others, ws): total = total + o*w_
+    return total.to(x.dtype)
 
 # %% ../nbs/02_core.ipynb #0c21b462
 def top2_ceiling(
     n_classes:int, # Number C of equally frequent classes
-    bs:int=None # Batch size where pairs come from permuting a batch; `None`: pairs drawn from a large set
+    bs:int=None # Batch size where batches are permuted; `None`: pairs come from a large set
 )->float: # 0..1
     "The best possible `Top2` of one softmax on pairs whose order is known (section 3.2)"
     c = check_int('n_classes', n_classes, 2)

@@ -40,8 +40,11 @@ def digits_dls(
     "scikit-learn's handwritten digits"
     dblock = DataBlock((ImageBlock(PILImageBW),CategoryBlock), get_x=digit_image, get_y=digit_label,
                        splitter=TrainTestSplitter(.2, random_state=seed, stratify=_digits()[1]),
-                       item_tfms=Resize(check_int('size', size, 1), ResizeMethod.Squish), batch_tfms=PadCrop(max(1, size//16), flip=False))
-    return in_memory(MultiSampleDataLoaders.from_dblock(dblock, list(range(len(_digits()[1]))), n_samples=n_samples, bs=bs, device=device, **kwargs), device)
+                       item_tfms=Resize(check_int('size', size, 1), ResizeMethod.Squish),
+                       batch_tfms=PadCrop(max(1, size//16), flip=False))
+    items = list(range(len(_digits()[1])))
+    kwargs.update(n_samples=n_samples, bs=bs, device=device)
+    return in_memory(MultiSampleDataLoaders.from_dblock(dblock, items, **kwargs), device)
 
 # %% ../nbs/13_datasets.ipynb #914567ad
 def _cifar_files(path): # the same on every disk, and no class on its own
@@ -62,8 +65,10 @@ def cifar_dls(
 )->MultiSampleDataLoaders: # 50,000 training and 10,000 test images, 3x32x32, in memory
     "CIFAR-10, cropped and flipped at random in training, normalised"
     path = untar_data(URLs.CIFAR) if path is None else Path(path)
-    vocab = sorted(o.name for o in (path/'train').ls() if o.is_dir()) # fastai would look at each file for it
-    dblock = DataBlock((ImageBlock,CategoryBlock(vocab=vocab)), get_items=_cifar_files, get_y=_class, splitter=FuncSplitter(_in_test),
+    vocab = sorted(o.name for o in (path/'train').ls() if o.is_dir()) # fastai reads each file's
+    dblock = DataBlock((ImageBlock,CategoryBlock(vocab=vocab)), get_items=_cifar_files,
+                       get_y=_class, splitter=FuncSplitter(_in_test),
                        batch_tfms=[PadCrop(4), Normalize.from_stats(*cifar_stats)])
-    dls = dblock.dataloaders(path, dl_type=MultiSampleDL, n_samples=n_samples, bs=bs, device=device, path=path, **kwargs)
+    kwargs.update(n_samples=n_samples, bs=bs, device=device, path=path)
+    dls = dblock.dataloaders(path, dl_type=MultiSampleDL, **kwargs)
     return in_memory(dls, device, cache) # which looks at every file and label

@@ -11,7 +11,6 @@ from fastai.basics import *
 from fastai.distributed import *
 from fastai.callback.progress import ProgressCallback
 from .processes import *
-from .resuming import whole_dl
 
 # %% ../nbs/10_distributed.ipynb #efd844c7
 def share(
@@ -50,7 +49,7 @@ class RankDL(DistributedDL):
 
     def before_iter(self):
         state = [self.dl.rng.getstate()]
-        torch.distributed.broadcast_object_list(state) # Accelerate's would settle how many processes there are
+        torch.distributed.broadcast_object_list(state) # Accelerate's would count the processes
         self.dl.rng.setstate(state[0]) # all draw the same pairs
         super().before_iter()
 
@@ -125,23 +124,26 @@ class RankTrainer(DistributedTrainer):
         log = broadcast_object_list(list(self.recorder.log))
         self.recorder.log = L(log) # equal to the last bit, as callbacks decide by it
         s = self.accelerator.gather(weights_sum(self.model)[None])
-        if (s!=s[0]).any(): raise RuntimeError(f'the weights of the processes differ after epoch {self.epoch}')
+        if (s==s[0]).all(): return
+        raise RuntimeError(f'the weights of the processes differ after epoch {self.epoch}')
 
 # %% ../nbs/10_distributed.ipynb #46fe102b
 def start_distributed(
     learn:Learner, # Gets a `RankTrainer`
-    sync_bn:bool=False, # Whether batch norm works on the batches of all processes together; on GPUs only
+    sync_bn:bool=False, # Whether batch norm works on all processes' batches together; on GPUs only
     **kwargs # For `Accelerator`
 ):
     "Let `learn` train together with the other processes"
     cpu = kwargs.setdefault('cpu', not torch.cuda.is_available())
-    if sync_bn and cpu: raise ValueError('sync_bn=True: expected GPUs, PyTorch has it for them alone')
-    kwargs.setdefault('mixed_precision', 'no') # whatever the launcher says: the learner chooses its precision
+    if sync_bn and cpu:
+        raise ValueError('sync_bn=True: expected GPUs, PyTorch has it for them alone')
+    kwargs.setdefault('mixed_precision', 'no') # the learner chooses its precision, no launcher
     learn.add_cb(RankTrainer(sync_bn, **kwargs))
     train = learn.distributed_trainer._wrap_dl(learn.dls.train)
     world,bs,rank = num_distrib(),train.bs,rank_distrib()
     if not len(train):
-        raise ValueError(f'bs={bs}: expected at most {train.dl.n//world}, the training samples for each of '
+        most = train.dl.n//world
+        raise ValueError(f'bs={bs}: expected at most {most}, the training samples for each of '
                          f'{world} processes')
     if rank:
         set_seed(torch.initial_seed()%2**32 + rank)
@@ -154,5 +156,5 @@ def start_distributed(
 def end_distributed(learn:Learner):
     "Leave the network and the loaders as they are for one process, after an interrupt too"
     learn.model = get_model(learn.model)
-    learn.dls.loaders = [whole_dl(dl) for dl in learn.dls.loaders]
+    learn.dls.loaders = [unwrap_dl(dl) for dl in learn.dls.loaders]
     learn.detach_distributed()

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 from fastai.vision.all import *
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from .checks import *
+from .processes import *
 from .core import *
 from .callback import *
 from .data import *
@@ -190,7 +191,8 @@ def save_plot(
     path # File of the picture
 ):
     "Save the current figure, and close it"
-    plt.savefig(path, dpi=110)
+    kind = Path(path).suffix[1:]
+    with whole_file(path) as tmp: plt.savefig(tmp, dpi=110, format=kind)
     plt.close()
 
 # %% ../nbs/15_show.ipynb #a8da1cd0

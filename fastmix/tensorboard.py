@@ -8,8 +8,8 @@ __all__ = ['SlotsTensorBoardCallback']
 # %% ../nbs/17_tensorboard.ipynb #db4bc3ba
 from fastai.vision.all import *
 from fastai.callback.tensorboard import TensorBoardCallback
-from .learner import _with_slots
-from .resuming import whole_dl
+from .data import with_slots
+from .processes import *
 
 # %% ../nbs/17_tensorboard.ipynb #9ec72c83
 class SlotsTensorBoardCallback(TensorBoardCallback):
@@ -19,27 +19,27 @@ class SlotsTensorBoardCallback(TensorBoardCallback):
         super().before_fit()
         self.trace_model = trace
         if not self.run or not trace: return
-        x,m,was = whole_dl(self.dls.train).one_batch()[0][:2].as_subclass(Tensor),get_model(self.model),self.model.training
+        m,x = get_model(self.model).eval(),unwrap_dl(self.dls.train).one_batch()[0][:2]
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter('ignore', torch.jit.TracerWarning) # the checks of the network's input are no part of its graph
-            self.writer.add_graph(m.eval(), (x,)*getattr(m, 'n_samples', 1))
-        self.model.train(was)
+            warnings.simplefilter('ignore', torch.jit.TracerWarning) # of the checks of the input
+            self.writer.add_graph(m, (x.as_subclass(Tensor),)*getattr(m, 'n_samples', 1))
 
     def after_batch(self):
         if not self.training: return
         self.writer.add_scalar('train_loss', self.smooth_loss, self.train_iter)
-        for i,h in enumerate(self.opt.hypers):
-            for k,v in h.items():
-                if v is not None: self.writer.add_scalar(f'{k}_{i}', v, self.train_iter)
+        hypers = {f'{k}_{i}':v for i,h in enumerate(self.opt.hypers) for k,v in h.items()}
+        for k,v in hypers.items():
+            if v is not None: self.writer.add_scalar(k, v, self.train_iter)
 
-    def after_epoch(self):
-        preds,self.log_preds = self.log_preds,False
-        super().after_epoch()
-        self.log_preds = preds
-        if preds and num_distrib()<2: self._draw(self.dls.valid) # a batch is a matter for all processes, this one is alone here
-
-    def _draw(self, dl):
-        self.learn.one_batch(0, dl.one_batch())
-        out = getcallable(self.loss_func, 'decodes')(getcallable(self.loss_func, 'activation')(self.pred))
-        _with_slots(dl, len(self.xb)).show_results(self.xb+self.yb, out, max_n=self.n_preds)
-        self.writer.add_figure('Sample results', plt.gcf(), self.train_iter) # which closes it
+# %% ../nbs/17_tensorboard.ipynb #321ddeea
+@patch
+def after_epoch(self:SlotsTensorBoardCallback):
+    preds,self.log_preds = self.log_preds,False
+    TensorBoardCallback.after_epoch(self)
+    self.log_preds = preds
+    if not preds or num_distrib()>1: return # others would have to take part in the batch
+    self.learn.one_batch(0, self.dls.valid.one_batch())
+    act,decode = (getcallable(self.loss_func, o) for o in ('activation','decodes'))
+    dl = with_slots(self.dls.valid, len(self.xb))
+    dl.show_results(self.xb+self.yb, decode(act(self.pred)), max_n=self.n_preds)
+    self.writer.add_figure('Sample results', plt.gcf(), self.train_iter) # which closes it

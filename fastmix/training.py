@@ -16,7 +16,8 @@ from .checks import *
 from .core import *
 
 # %% ../nbs/07_training.ipynb #94d1f617
-nesterov_sgd = partial(OptimWrapper, opt=torch.optim.SGD, momentum=.9, nesterov=True, weight_decay=1e-4)
+_sgd = dict(momentum=.9, nesterov=True, weight_decay=1e-4) # section 5.1
+nesterov_sgd = partial(OptimWrapper, opt=torch.optim.SGD, **_sgd)
 
 # %% ../nbs/07_training.ipynb #aa3d5163
 def step_decay(
@@ -34,7 +35,7 @@ class StepDecay(ParamScheduler):
     def __init__(self,
         at=(.4,.6,.8), # Fractions of the epochs, 0..1
         factor:float=.1, # What the rate is multiplied with, 0..1
-        warmup:float=0 # Number of epochs over which the rate first grows linearly; a part of one is allowed
+        warmup:float=0 # Epochs over which the rate first grows linearly; may be a part of one
     ):
         super().__init__({'lr': noop})
         self.at = tuple(check_number('at', a, 0, 1) for a in L(at))
@@ -101,7 +102,7 @@ def has_fast_bf16(
     return any(getattr(torch.cpu, ask)() for ask in asks if hasattr(torch.cpu, ask))
 
 def pick_precision(
-    precision:str, # `'fp32'`, `'bf16'`, `'fp16'` or `'auto'`: bf16 where the device has it, else fp32
+    precision:str, # `'fp32'`, `'bf16'`, `'fp16'` or `'auto'`: bf16 if the device has it, else fp32
     device=None # Where the training runs; `None`: fastai's default device
 )->str: # `'fp32'`, `'bf16'` or `'fp16'`
     "What `precision` comes to on `device`"
@@ -135,7 +136,7 @@ def compile_model(
     graphs:bool=True # Whether gradients are set to `None` after every step, as CUDA graphs need it
 ):
     "Let `torch.compile` fuse the network, into CUDA graphs on a GPU"
-    torch._dynamo.reset() # it compiles 8 variants of all networks together, and then no more, without a word
+    torch._dynamo.reset() # it compiles 8 variants of all networks together, then no more
     if _device(device).type!='cuda': return model.compile()
     model.compile(mode='reduce-overhead' if graphs else None, dynamic=False)
 
@@ -167,7 +168,7 @@ class LossWatch(Callback):
     def before_train(self): self.start = len(self.recorder.losses)
 
     def after_batch(self):
-        every_loss = self.loss.device.type=='cpu' or hasattr(self.learn, 'lr_finder') # which stops by each loss
+        every_loss = self.loss.device.type=='cpu' or hasattr(self.learn, 'lr_finder')
         if every_loss or self.iter%self.every==0: self.check_finite()
         self.learn.smooth_loss = self.shown # what the progress bar shows
 
@@ -191,6 +192,6 @@ class LossWatch(Callback):
         return f'{msg}; the last good checkpoint is {last}' if last else msg
 
     def leave_batches(self):
-        "Take the losses of this epoch off the device, all at once; `plot_loss` draws them from there"
+        "Take the losses of this epoch off the device, all at once, for `plot_loss`"
         new = self.recorder.losses[self.start:]
         if new: self.recorder.losses[self.start:] = torch.stack(new).cpu().unbind()

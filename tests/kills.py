@@ -1,4 +1,5 @@
-"Kill `fastmix-train` at random moments, resume it, and tell what came of it: `kills.py OUT KILLS PROCESSES SEED`"
+"""Kill `fastmix-train` at random moments, resume it, and tell what came of it:
+`kills.py OUT KILLS PROCESSES SEED`"""
 import json, os, random, signal, socket, sys, time, traceback
 from pathlib import Path
 os.environ['OMP_NUM_THREADS'] = '1' # threads do not survive a fork
@@ -10,7 +11,9 @@ args = '--epochs 4 --bs 128 --size 8 --seed 3 --precision fp32'.split()
 fastmix.show.plot_pairs = fastmix.show.plot_curves = noop # pictures are not what is compared
 
 def child(folder, rank, world, port, extra):
-    if world>1: os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR='localhost', MASTER_PORT=str(port))
+    if world>1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
+        os.environ.update(MASTER_ADDR='localhost', MASTER_PORT=str(port))
     log = os.open(f'{folder}-{rank}.log', os.O_WRONLY|os.O_CREAT|os.O_APPEND)
     for fd in (1,2): os.dup2(log, fd)
     try: fastmix.cli.main([*args, '--out', str(folder), *extra])
@@ -52,20 +55,23 @@ def left(folder): return [(folder/f).read_bytes() for f in ('model.safetensors',
 def main(out, kills, world, seed):
     out,rng,report = Path(out),random.Random(seed),[]
     t = time.time()
-    assert wait(start(out/'whole', world))==[0]*world, (out/'whole-0.log').read_text()
+    whole = wait(start(out/'whole', world))
+    assert whole==[0]*world, (out/'whole-0.log').read_text()
     took = time.time()-t
     for i in range(kills):
         folder,moment,alone = out/f'run{i}',rng.uniform(0, took),world>1 and i%2==1
         pids = start(folder, world)
-        while alone and not (folder/'run.json').exists(): time.sleep(.01) # before they have met, only a launcher can tell
+        while alone and not (folder/'run.json').exists(): time.sleep(.01) # until they have met
         time.sleep(moment/2 if alone else moment)
-        for p in pids[-1:] if alone else pids: os.kill(p, signal.SIGKILL) # of two processes both, or the second alone
+        for p in pids[-1:] if alone else pids: os.kill(p, signal.SIGKILL)
         killed = wait(pids)
         run = folder/'run.json'
         epochs = json.loads(run.read_text())['epochs_done'] if run.exists() else None
-        again = wait(start(folder, world, '--resume'))
-        report.append(dict(moment=round(moment/took, 3), alone=alone, killed=killed, epochs=epochs, again=again,
-                           same=again==[0]*world and left(folder)==left(out/'whole')))
+        extra = ['--resume'] if run.exists() else [] # else it had not begun
+        again = wait(start(folder, world, *extra))
+        same = again==[0]*world and left(folder)==left(out/'whole')
+        report.append(dict(moment=round(moment/took, 3), alone=alone, killed=killed, epochs=epochs,
+                           again=again, same=same))
     print(json.dumps(report))
 
 if __name__=='__main__':

@@ -52,7 +52,7 @@ def pairs(bs):
     learn = mixup_c_learner(loaders('pairs', bs, 17), arch=network(2))
     learn.remove_cb(ProgressCallback)
     with learn.no_logging(), learn.distrib_ctx(): learn.fit(1)
-    return learn.dls.train.table
+    return learn.dls.train.pair_idx
 
 class Differ(Callback):
     "Spoil the weights of one process"

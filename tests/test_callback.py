@@ -5,6 +5,7 @@ from fastai.vision.all import *
 from fastai.callback.all import *
 from fastmix.all import *
 from fastmix.core import keyed_rng
+from fastmix.callback import _random_labels
 from fastmix.losses import mixed_loss, unreduced
 from functools import partial
 from hypothesis import given, settings, strategies as st
@@ -23,8 +24,10 @@ def net(c=3):
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3,4,3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4,c))
 
-def learner(cb=None, loss=None, d=None, model=None, **kw):
-    learn = Learner(d or dls(), model or net(), ifnone(loss, CrossEntropyLossFlat()), opt_func=partial(OptimWrapper, opt=torch.optim.SGD), lr=.01, cbs=cb, **kw)
+def learner(cb=None, loss=None, d=None, model=None, cls=Learner, **kw):
+    opt_func = partial(OptimWrapper, opt=torch.optim.SGD)
+    loss = ifnone(loss, CrossEntropyLossFlat())
+    learn = cls(d or dls(), model or net(), loss, opt_func=opt_func, lr=.01, cbs=cb, **kw)
     learn.remove_cb(ProgressCallback)
     learn.logger = noop
     return learn
@@ -198,7 +201,8 @@ class Stop(Callback):
 def test_after_an_interruption_all_is_right(exc, cb, bf16, tmp_path):
     multi = cb is not Mixup
     loss,model = (HeadsLoss(),resnet20(3, n_samples=2)) if multi else (CrossEntropyLossFlat(),net())
-    learn = learner(cb(seed=0), loss, model=model, path=tmp_path)
+    cls = MixupLearner if bf16 else Learner # fastai's leaves autocast switched on
+    learn = learner(cb(seed=0), loss, model=model, cls=cls, path=tmp_path)
     if bf16: learn.add_cb(DevicePrecision('bf16'))
     try: learn.fit(1, cbs=Stop(exc))
     except BaseException as e: assert type(e) is type(exc) or 'boom' in str(e)
@@ -445,7 +449,7 @@ def test_weights_on_losses_are_the_written_formula():
 
 def test_random_labels_are_classes():
     cb = MixupC(random_label=1)
-    with pytest.raises(ValueError, match='random_label=1: expected one class per sample'): cb._random_labels((torch.eye(3),)*2, 3, keyed_rng(0))
+    with pytest.raises(ValueError, match='random_label=1: expected one class per sample'): _random_labels((torch.eye(3),)*2, cb.random_label, 3, keyed_rng(0))
 
 def test_random_labels_stay_at_chance_and_leave_the_other_slot_alone():
     seen = []
@@ -496,3 +500,47 @@ def test_a_mixture_of_one_sample_is_that_sample(cb):
     (xm,),_,m = cb.mix_batch((x,), (y,), partial(keyed_rng, 3))
     assert torch.equal(xm, x) and torch.equal(m.labels, y[:,None])
     assert len(titles(learner(cb, d=small())))>0
+
+# ---------- what is refused before the first batch
+
+class Batches(Callback):
+    order = -9
+    def before_fit(self): self.n = 0
+    def before_batch(self): self.n += 1
+
+@pytest.mark.parametrize('cbs,names', [
+    ([Mixup(), MixupX()], 'Mixup and MixupX'), ([Mixup(), MixUp()], 'MixUp and Mixup|Mixup and MixUp'),
+    ([CutMix(), MixupXL()], 'CutMix and MixupXL|MixupXL and CutMix'), ([MixChoice(Mixup(), None), Mixup()], 'MixChoice and Mixup'),
+    ([MixupC(), Mixup()], 'MixupC and Mixup')], ids=repr)
+def test_two_at_once(cbs, names):
+    multi = isinstance(cbs[0], MixupC)
+    learn = learner([*cbs, Batches()], HeadsLoss() if multi else None, model=resnet20(3, n_samples=2) if multi else None)
+    with pytest.raises(ValueError, match=f'({names}) in one learner: expected one mixing callback; MixChoice'): learn.fit(1)
+    assert learn.batches.n==0
+    learner(cbs[0], learn.loss_func, model=learn.model).fit(1)
+
+def test_two_at_once_for_one_fit():
+    with pytest.raises(ValueError, match='expected one mixing callback'): learner(Mixup()).fit(1, cbs=MixupX())
+
+@pytest.mark.parametrize('model,n', [(resnet20(3), 1), (net(), 1), (resnet20(3, n_samples=3), 3)], ids=['one','own','three'])
+def test_slots_that_the_network_lacks(model, n):
+    said = rf'MixupC\(n_samples=2\) on a network of n_samples={n}: expected 2; mixup_c_learner or multi_sample_model\(model, 2'
+    with pytest.raises(ValueError, match=said): learner(MixupC(), HeadsLoss(), model=model)
+    with pytest.raises(ValueError, match=said): learner(None, HeadsLoss(), model=model).fit(1, cbs=MixupC())
+
+def test_weights_that_are_none_of_a_user():
+    learn = learner(Mixup(lambda shape: torch.full(shape, 1.5)))
+    with pytest.raises(ValueError, match='gave weights of 1.5..1.5: expected 0..1'): learn.fit(1)
+
+def test_beta_as_the_readme_writes_it():
+    names = {}
+    exec('from fastai.vision.all import *\nfrom fastmix.all import *\ncb = Mixup(Beta(.5,.5))', names)
+    assert names['cb'].settings()['x']=="Beta({'concentration1': 0.5, 'concentration0': 0.5})"
+
+@pytest.mark.parametrize('a,b', [(Mixup(), Mixup(.3)), (Mixup(), Mixup(per='batch')), (Mixup(Beta(.4,.4)), Mixup(Beta(1.,1.))),
+    (Mixup(), Mixup(partner='other')), (MixupC(), MixupC(lam_x=.5)), (MixupC(random_label=0), MixupC(random_label=1)), (Mixup(Fixed(.5)), Mixup(Fixed(.4))),
+    (SamplePairing(), SamplePairing(on=3)), (MixChoice(Mixup(), None), MixChoice(Mixup(.3), None)), (Mixup(when=until), Mixup(when=rhythm))], ids=repr)
+def test_settings_tell_callbacks_apart(a, b):
+    import json
+    assert a.settings()!=b.settings() and json.loads(json.dumps(a.settings()))==a.settings()
+    assert a.settings()==pickle.loads(pickle.dumps(a)).settings()

@@ -92,3 +92,12 @@ def test_equal_to_torchvision():
 def test_others_where_slots_are_more_than_samples(bs, n):
     idx = partners(bs, n, 'other')
     assert (idx[1:]!=idx[0]).all()
+
+@pytest.mark.parametrize('dist,said', [
+    (lambda shape: torch.full(shape, -95.), r'-95..-95: expected 0..1'), (Uniform(0.,2.), r'0\.\d+..1\.\d+: expected 0..1'),
+    (lambda shape: torch.full(shape, float('nan')), 'nan..nan: expected 0..1'), (lambda shape: 1.5, '1.5..1.5: expected 0..1'),
+    (lambda shape: torch.ones(7), r'of \(7,\): expected \(99,\) or \(99, 2\)'),
+    (lambda shape: torch.ones(*shape, 1), r'of \(99, 1\): expected'), (Dirichlet(torch.ones(3)), r'\(99, 3\): expected'),
+    (lambda shape: torch.ones(*shape, 2), 'that sum to 2: expected 1')])
+def test_weights_that_are_none(dist, said):
+    with pytest.raises(ValueError, match='gave weights.*'+said): draw_weights(dist, 99)

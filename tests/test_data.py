@@ -3,8 +3,8 @@ import gc, pickle
 import pytest
 from fastai.vision.all import *
 from fastmix.all import *
-from fastmix.data import other_class_permutation
-from fastmix import reading
+from fastmix.data import Slots, other_class_permutation
+from fastmix import memory
 
 for o in [o for o in dir() if o.startswith('test')]: del globals()[o] # fastcore's, which pytest would take for tests
 
@@ -63,7 +63,7 @@ def test_partners(path):
     assert torch.equal(p.sort().values, torch.arange(2000)) and (y[p]!=y).all()
     dls = make(path, partner='other')
     dls.train.before_iter()
-    assert (dls.train.table[0]!=dls.train.table[1]).all()
+    assert (dls.train.pair_idx[0]!=dls.train.pair_idx[1]).all()
 
 def test_multi_label_frame(path):
     df = pd.DataFrame({'name': [str(o.relative_to(path)) for o in get_image_files(path)], 'label': ['x;y','y','z']*8, 'valid': [False]*18+[True]*6})
@@ -92,10 +92,10 @@ def test_with_a_learner(path, memory):
     with learn.no_bar(), learn.no_logging():
         learn.fit(1)
         fs = get_image_files(path)
-        label,cls,probs = learn.predict((fs[0], fs[1]))
+        label,cls,probs = learn.predict(Slots((fs[0],fs[1])))
         assert len(label)==2 and probs.shape==(2,3)
         assert len(dls.test_dl(fs[:4]).one_batch())==2
-        assert len(dls.test_dl([(fs[0],fs[1])], with_labels=True).one_batch())==4
+        assert len(dls.test_dl([(fs[0],fs[1])], pairs=True, with_labels=True).one_batch())==4
         learn.show_results()
         interp = Interpretation.from_learner(learn)
         inps,_,targs,_,losses = interp[[1,0]]
@@ -104,12 +104,12 @@ def test_with_a_learner(path, memory):
     plt.close('all')
 
 def test_in_memory_is_the_same_data(path):
-    dls = make(path)
-    for a,b in zip(dls.valid, in_memory(dls).valid):
-        for s,t in zip(a, b): assert torch.equal(s, t)
     one = ImageDataLoaders.from_folder(path, valid_pct=.25, seed=0, bs=4, num_workers=0)
-    for a,b in zip(one.valid, in_memory(one).valid):
-        for s,t in zip(a, b): assert torch.equal(s, t)
+    for dls in (make(path), one):
+        batches = list(zip(dls.valid, in_memory(dls).valid, strict=True))
+        assert len(batches)==2
+        for a,b in batches:
+            for s,t in zip(a, b, strict=True): assert type(s) is type(t) and torch.equal(s, t)
 
 def test_in_memory_holds_bytes_and_little_more(path):
     dls = in_memory(make(path))
@@ -169,10 +169,11 @@ def test_pairs_of_files_are_no_labelled_files(path):
     files = get_image_files(path).sorted()
     dls = MultiSampleDataLoaders.from_lists(path, files, [parent_label(f) for f in files], seed=0, bs=4, num_workers=0, device='cpu')
     for o in (dls, dls.new_empty()):
-        a,b = o.test_dl([(files[0],files[9])]).one_batch()
+        a,b = o.test_dl([(files[0],files[9])], pairs=True).one_batch()
         assert not torch.equal(a, b)
         assert len(o.test_dl([(files[0],'a'),(files[9],'b')], with_labels=True).one_batch())==4
-    with pytest.raises(ValueError, match='expected 2 files, one for each slot'): make(path).test_dl([tuple(files[:3])])
+    with pytest.raises(ValueError, match='expected 2 files, one for each slot'):
+        make(path).test_dl([tuple(files[:3])], pairs=True)
     assert len(make(path).test_dl(pd.Series(list(map(str, files)))[10:14]).dataset)==4
 
 class Rare(Transform):
@@ -215,10 +216,14 @@ def test_cache(path, tmp_path, monkeypatch):
     dls,folder = make(path),tmp_path/'cache'
     want = [b[0] for b in in_memory(dls).valid]
     same = lambda d: all(torch.equal(a, b[0]) for a,b in zip(want, d.valid))
-    assert same(in_memory(dls, cache=folder)) and len(folder.ls())==2
+    assert same(in_memory(dls, cache=folder))
+    assert len(folder.ls())==2
     decoded = []
-    orig = reading.decode_all
-    monkeypatch.setattr(reading, 'decode_all', lambda *a: (decoded.append(1), orig(*a)))
+    orig = memory.decode_all
+    def counted(*args):
+        decoded.append(1)
+        return orig(*args)
+    monkeypatch.setattr(memory, 'decode_all', counted)
     assert same(in_memory(dls, cache=folder)) and not decoded
     for f in folder.ls(): f.write_bytes(f.read_bytes()[:-50])
     assert same(in_memory(dls, cache=folder)) and len(decoded)==2
@@ -243,7 +248,7 @@ def test_random_item_transforms(path):
 
 def test_too_large(path, monkeypatch):
     dls = make(path)
-    monkeypatch.setattr(reading, 'free_bytes', lambda device, folder=None: 10**12 if folder else 1000)
+    monkeypatch.setattr(memory, 'free_bytes', lambda device, folder=None: 10**12 if folder else 1000)
     with pytest.raises(ValueError, match='24 images of 3x8x8 take 0.00 GB: expected at most 0.00 GB'): in_memory(dls)
     assert torch.equal(labels(in_memory(dls, cache=path.parent/'c').valid), labels(dls.valid))
 
@@ -324,29 +329,38 @@ def test_what_batches_are_drawn_from(numbered, memory):
     want = tensor([int(o[1]) for o in dls.train_ds]).bincount()/len(dls.train_ds)
     assert (share-(want[:,None]*want).flatten()).abs().max()<.03
 
-def test_cropping_while_copying_is_cropping():
-    x = torch.randint(256, (40,3,9,7), dtype=torch.uint8)
-    idx = torch.cat([torch.tensor([0,39]*50), torch.randint(40, (100,))])
-    for tfm in (PadCrop(3), PadCrop(0), PadCrop(8, flip=False)):
-        set_seed(1)
-        a = tfm.take(x, 0, idx)
-        set_seed(1)
-        assert torch.equal(a, tfm.encodes(TensorImage(x[idx])).as_subclass(Tensor))
+@pytest.mark.parametrize('pad,flip', [(3,True),(0,True),(8,False)])
+@pytest.mark.parametrize('dtype', [torch.uint8,torch.float32])
+def test_all_crops_at_once_are_those_of_one_image_at_a_time(pad, flip, dtype):
+    x = torch.randint(256, (40,3,9,7)).to(dtype)
+    set_seed(1)
+    crops = PadCrop(pad, flip).encodes(TensorImage(x))
+    set_seed(1)
+    i,j = torch.randint(2*pad+1, (2,40))
+    flipped = torch.rand(40) < (.5 if flip else 0)
+    assert type(crops) is TensorImage and crops.dtype==dtype
+    for k in range(40):
+        padded = F.pad(x[k].flip(-1) if flipped[k] else x[k], [pad]*4)
+        assert torch.equal(crops[k].as_subclass(Tensor), padded[:,i[k]:i[k]+9,j[k]:j[k]+7])
 
 @pytest.mark.parametrize('n', [1,2])
 def test_one_pass_gives_what_the_stages_give(path, n):
     stats = Normalize.from_stats(*cifar_stats, cuda=False)
     fast = in_memory(make(path, n_samples=n, batch_tfms=[PadCrop(2), stats]))
     res = []
-    for dl,loop in ((fast.train,iter), (fast.train.new(),lambda dl: map(dl.after_batch, dl.create_batches(dl.get_idxs())))):
+    for dl,by_hand in ((fast.train,False), (fast.train.new(),True)):
         set_seed(3)
         dl.rng = random.Random(5)
-        if loop is not iter:
+        if by_hand:
             dl.randomize()
             dl.before_iter()
-        res.append(list(loop(dl)))
+            idxs = dl.get_idxs()
+            torch.empty((), dtype=torch.int64).random_() # torch's own loader draws a seed for its workers
+            res.append([dl.after_batch(b) for b in dl.create_batches(idxs)])
+        else: res.append(list(dl))
+    assert len(res[0])==4
     for a,b in zip(*res, strict=True):
-        for s,t in zip(a, b): assert type(s) is type(t) and torch.equal(s, t)
+        for s,t in zip(a, b, strict=True): assert type(s) is type(t) and torch.equal(s, t)
     x = fast.valid_ds[0][0]
     want = (tensor(x).permute(2,0,1)/255-tensor(cifar_stats[0])[:,None,None])/tensor(cifar_stats[1])[:,None,None]
     assert torch.allclose(first(fast.valid)[0][0].as_subclass(Tensor), want, atol=1e-6)
@@ -364,7 +378,7 @@ def test_partners_of_another_class_wherever_there_are_some(tmp_path):
     y = labels(dls.valid)
     assert len(y)==15 and (y[:,0]!=y[:,1]).all() and torch.equal(labels(dls.valid.new(shuffle=False)), y)
     test = dls.test_dl(dls.valid_ds.items)
-    assert len(test.one_batch())==2 and (test.table[0]!=test.table[1]).all()
+    assert len(test.one_batch())==2 and (test.pair_idx[0]!=test.pair_idx[1]).all()
     shutil.rmtree(tmp_path/'test'/'b')
     y = labels(make(tmp_path, train='train', valid='test', valid_pct=None, partner='other_class').valid)
     assert len(y)==10 and not y.any() # one class alone
@@ -389,17 +403,18 @@ def test_a_damaged_cache_met_by_two(path, tmp_path, monkeypatch):
     dls,folder = make(path),tmp_path/'cache'
     want = in_memory(dls, cache=folder).valid.one_batch()[0]
     for f in folder.ls(): f.write_bytes(f.read_bytes()[:-50])
-    (old,new) = folder/'a.tmp',folder/'b.tmp'
-    for f in (old,new): f.write_text('half')
-    os.utime(old, (0,0))
-    orig = reading._checksum
+    old,new = [folder/f'{c*32}.{c*16}.tmp' for c in 'ab']
+    user = folder/'notes.tmp'
+    for f in (old,new,user): f.write_text('half')
+    for f in (old,user): os.utime(f, (0,0))
+    orig = memory.checksum
     def gone(f):
         res = orig(f)
         if f.suffix=='.npy': f.unlink()
         return res
-    monkeypatch.setattr(reading, '_checksum', gone)
+    monkeypatch.setattr(memory, 'checksum', gone)
     assert torch.equal(in_memory(dls, cache=folder).valid.one_batch()[0], want)
-    assert not old.exists() and new.exists()
+    assert [f.exists() for f in (old,new,user)]==[False,True,True]
 
 def test_cifar_lists_its_files_alike_everywhere(tmp_path, monkeypatch):
     "In an order that does not depend on the disk, and in which no class is on its own"
@@ -411,3 +426,31 @@ def test_cifar_lists_its_files_alike_everywhere(tmp_path, monkeypatch):
         res.append([o.relative_to(tmp_path) for o in dls.valid_ds.items])
         assert all(len(b[1].unique())>1 for b in dls.valid)
     assert res[0]==res[1] and len(set(res[0]))==60
+
+def test_folders_without_a_split(path, capsys):
+    a,b = [MultiSampleDataLoaders.from_folder(path, bs=4, num_workers=0, device='cpu') for _ in range(2)]
+    assert len(a.valid_ds)==4 and a.valid_ds.items==b.valid_ds.items
+    assert 'so a fifth is for validation (seed 42)' in capsys.readouterr().out
+
+@pytest.mark.parametrize('there,used', [(('valid','val','test'),'valid'), (('val','test'),'val'), (('test',),'test')])
+def test_the_folder_of_validation(tmp_path, there, used):
+    for o in ('train',*there): write(tmp_path/o)
+    dls = MultiSampleDataLoaders.from_folder(tmp_path, bs=4, num_workers=0, device='cpu')
+    assert {o.parent.parent.name for o in dls.valid_ds.items}=={used}
+
+def test_lists_of_unequal_length(path):
+    files = get_image_files(path)
+    with pytest.raises(ValueError, match='24 files, 3 labels: expected as many'):
+        MultiSampleDataLoaders.from_lists(path, files, ['a','b','c'])
+
+@pytest.mark.parametrize('kwargs,said', [(dict(partners='other'),"partners='other'.*such as partner"), (dict(bs=0),'bs=0: expected'),
+    (dict(n_sample=3),'n_sample=3.*such as n_samples'), (dict(num_workers=-1),'num_workers=-1: expected'),
+    (dict(device='gpu'),"device='gpu': expected a device")])
+def test_misspelt_and_misplaced(path, kwargs, said):
+    with pytest.raises(ValueError, match=said): make(path, **kwargs)
+
+def test_a_folder_that_links_to_itself(path):
+    (path/'again').symlink_to(path, target_is_directory=True)
+    dls = MultiSampleDataLoaders.from_folder(path, bs=4, num_workers=0, device='cpu')
+    found = [*dls.train_ds.items, *dls.valid_ds.items]
+    assert len(found)==len(set(map(os.path.realpath, found)))==24

@@ -10,7 +10,6 @@ from fastmix.learner import HeadInterpretation, MultiSampleLearner, slot_groups
 from fastmix.losses import unreduced
 from fastmix.models import Heads
 
-for k in [k for k in globals() if k.startswith('test')]: del globals()[k] # fastcore's, which pytest would collect
 
 tiny = partial(cifar_resnet, 8)
 vocab = [str(i) for i in range(10)]
@@ -26,12 +25,14 @@ def exact():
 def colour_digit(i): return np.stack([digit_image(i)]*3, -1)
 
 def tiny_dls(kind, path, n=2, items=range(40), img=PILImageBW, tfms=None):
-    "Loaders of 30 training digits, 8 pixels wide, and 10 others; pairs in memory, pairs read one by one, single in memory, fastai's own"
-    db = DataBlock((ImageBlock(img),CategoryBlock(vocab=vocab)), get_items=noop, get_x=digit_image if img is PILImageBW else colour_digit, get_y=digit_label,
+    "30 training digits, 8 pixels wide, and 10 others: pairs in memory or read one by one, single in memory, fastai's own"
+    get_x = digit_image if img is PILImageBW else colour_digit
+    db = DataBlock((ImageBlock(img),CategoryBlock(vocab=vocab)), get_items=noop, get_x=get_x, get_y=digit_label,
                    splitter=IndexSplitter(range(len(items)-10,len(items))), batch_tfms=tfms)
     kw = dict(bs=8, num_workers=0, path=path)
     if kind=='plain': return db.dataloaders(list(items), **kw)
-    dls = MultiSampleDataLoaders.from_dblock(db, list(items), n_samples=1 if kind=='ordinary' else n, **kw)
+    if kind=='ordinary': n = 1
+    dls = MultiSampleDataLoaders.from_dblock(db, list(items), n_samples=n, **kw)
     return dls if kind=='files' else in_memory(dls)
 
 def quiet(learn):
@@ -57,7 +58,9 @@ def images(items): return torch.stack([tensor(digit_image(i)) for i in items])[:
 def by_hand(learn, *xs): # logits
     with torch.no_grad(): return learn.model.eval()(*xs)
 def same(a, b): assert_close(a.as_subclass(Tensor), b.as_subclass(Tensor))
-def ce(logits, ys): return sum(F.cross_entropy(logits[:,i], ys[i], reduction='none') for i in range(len(ys)))
+def ce(logits, ys):
+    "Cross-entropies of the heads, added up"
+    return sum(F.cross_entropy(logits[:,i], y, reduction='none') for i,y in enumerate(ys))
 
 # The factories
 
@@ -82,22 +85,28 @@ def test_paper_training_is_the_default(tmp_path):
 def n_params(m): return sum(p.numel() for p in m.parameters())
 
 def test_every_keyword_of_learner(tmp_path):
-    kw = dict(wd=.1, wd_bn_bias=True, train_bn=False, moms=(.9,.8,.9), model_dir='m', opt_func=Adam, metrics=[], splitter=trainable_params, loss_func=nn.CrossEntropyLoss())
+    same = dict(wd=.1, wd_bn_bias=True, train_bn=False, moms=(.9,.8,.9), model_dir='m', splitter=trainable_params)
+    kw = dict(**same, opt_func=Adam, metrics=[], loss_func=nn.CrossEntropyLoss())
     learn = make('pairs', tmp_path, **kw)
-    assert all(getattr(learn, k)==kw[k] for k in ('wd','wd_bn_bias','train_bn','moms','model_dir','splitter')) and learn.path==tmp_path
+    assert {k:getattr(learn, k) for k in same}==same
+    assert learn.path==tmp_path
     learn.fit(1)
     assert isinstance(learn.opt, Optimizer) and len(learn.opt.param_lists)==1
     single = mixup_learner(tiny_dls('ordinary', tmp_path), MixupX(), arch=tiny, **kw)
     assert single.wd==.1 and single.loss_func is kw['loss_func']
 
-@pytest.mark.parametrize('arch,groups,size', [(tv.resnet18,3,32), (models.densenet121,3,32), (xresnet18,3,32), (tv.mobilenet_v3_small,2,32), ('test_convnext',2,32), ('test_resnet',2,32),
-    (resnet20,2,8)])
+@pytest.mark.parametrize('arch,groups,size', [
+    (tv.resnet18,3,32), (models.densenet121,3,32), (xresnet18,3,32), (tv.mobilenet_v3_small,2,32),
+    ('test_convnext',2,32), ('test_resnet',2,32), (resnet20,2,8)])
 def test_arch_with_fastai_parameter_groups(arch, groups, size, tmp_path):
-    dls = tiny_dls('pairs', tmp_path, tfms=Resize(size, ResizeMethod.Squish) if size==8 else RatioResizeGPU(size))
+    tfms = Resize(size, ResizeMethod.Squish) if size==8 else RatioResizeGPU(size)
+    dls = tiny_dls('pairs', tmp_path, tfms=tfms)
     learn = quiet(mixup_c_learner(dls, arch=arch, lr=.01))
     learn.create_opt()
     ps = [p for g in learn.opt.param_lists for p in g]
-    assert len(learn.opt.param_lists)==groups and set(ps)==set(learn.model.parameters()) and len(ps)==len(set(ps))
+    assert len(learn.opt.param_lists)==groups
+    assert set(ps)==set(learn.model.parameters())
+    assert len(ps)==len(set(ps))
     head = set(first(m for m in learn.model.modules() if isinstance(m, Heads)).parameters())
     assert head <= set(learn.opt.param_lists[-1])
     learn.freeze()
@@ -116,9 +125,11 @@ class RatioResizeGPU(Transform):
 
 def test_resnet_groups_are_those_of_fastai():
     ours = slot_groups(multi_sample_model(tv.resnet18(), 2, 10), tv.resnet18)
-    theirs = model_meta[models.resnet18]['split'](create_vision_model(models.resnet18, 10, pretrained=False))
-    shapes = lambda g: [p.shape for p in g]
-    assert shapes(ours[0][1:])==shapes(theirs[0][1:]) and shapes(ours[1])==shapes(theirs[1]) # but for the stem and the head
+    net = create_vision_model(models.resnet18, 10, pretrained=False)
+    theirs = model_meta[models.resnet18]['split'](net)
+    def shapes(group): return [p.shape for p in group]
+    assert shapes(ours[0][1:])==shapes(theirs[0][1:]) # but for the stem and the head
+    assert shapes(ours[1])==shapes(theirs[1])
 
 def test_pretrained_weights_are_asked_for_and_kept(tmp_path):
     asked = []
@@ -128,23 +139,27 @@ def test_pretrained_weights_are_asked_for_and_kept(tmp_path):
         return tv.resnet18()
     dls = tiny_dls('ordinary', tmp_path, img=PILImage)
     learn = quiet(mixup_c_learner(dls, arch=net, pretrained=True))
-    assert asked==['DEFAULT'] and torch.equal(learn.model.net.layer1[0].conv1.weight, net().layer1[0].conv1.weight)
+    assert asked==['DEFAULT']
+    assert torch.equal(learn.model.net.layer1[0].conv1.weight, net().layer1[0].conv1.weight)
     nrm = learn.dls.after_batch.fs.filter(risinstance(Normalize)) # as `vision_learner` does
     assert len(nrm)==1
     same(nrm[0].mean.flatten(), tensor(imagenet_stats[0]))
-    with pytest.raises(ValueError, match='does not take images'): mixup_c_learner(tiny_dls('ordinary', tmp_path), arch='test_vit')
+    with pytest.raises(ValueError, match='does not take images'):
+        mixup_c_learner(tiny_dls('ordinary', tmp_path), arch='test_vit')
 
 # What a fastai user does next
 
 def test_summary(learn):
     s = learn.summary()
-    assert f'Total params: {n_params(learn.model):,}' in s and 'Sum over 2 slots' in s
+    assert f'Total params: {n_params(learn.model):,}' in s
+    assert 'Sum over 2 slots' in s
 
 def test_lr_find_leaves_the_learner_as_it_was(learn):
     was = {k:v.clone() for k,v in learn.model.state_dict().items()}
     lf = learn.loss_func
     learn.lr_find(num_it=3, show_plot=False)
-    assert learn.loss_func is lf and all(torch.equal(v, was[k]) for k,v in learn.model.state_dict().items())
+    assert learn.loss_func is lf
+    assert all(torch.equal(v, was[k]) for k,v in learn.model.state_dict().items())
 
 def test_get_preds(learn):
     xs,probs,ys,dec,losses = learn.get_preds(with_input=True, with_loss=True, with_decoded=True)
@@ -180,7 +195,8 @@ def test_predict_of_a_tuple_and_of_one(learn):
     assert (label,int(i)) == (vocab[want.argmax()],int(want.argmax()))
     same(learn.predict_same(im[0])[2], want)
     assert learn.predict(im[0], with_input=True)[0].shape==(1,8,8)
-    with pytest.raises(ValueError, match='3 images came: expected n_samples=2, or one'): learn.predict((im[0],)*3)
+    with pytest.raises(ValueError, match='3 images came: expected n_samples=2, or one'):
+        learn.predict((im[0],)*3)
 
 @pytest.mark.parametrize('k', [1,2,5,33])
 def test_predict_many(learn, k):
@@ -188,22 +204,26 @@ def test_predict_many(learn, k):
     res = learn.predict_many([digit_image(i) for i in items])
     assert len(res)==k
     x = images(items)
-    if k%2: x = torch.cat([x, x[32:33] if k==33 else x[:1]]) # padded with the first image of its batch
+    if k%2: x = torch.cat([x, x[:1]]) # the first image fills the last slot
     want = by_hand(learn, x[::2], x[1::2]).softmax(-1).flatten(0,1)[:k]
     same(torch.stack([o[2] for o in res]), want)
     assert [o[0] for o in res]==[vocab[i] for i in want.argmax(1)]
     alone = learn.predict_many([digit_image(i) for i in items], same=True)
-    same(torch.stack([o[2] for o in alone]), by_hand(learn, images(items), images(items)).softmax(-1).mean(1))
+    want = by_hand(learn, images(items), images(items)).softmax(-1).mean(1)
+    same(torch.stack([o[2] for o in alone]), want)
 
 def test_predict_many_refuses(pairs, tmp_path):
     with pytest.raises(ValueError, match=r'images=\[\]: expected at least one image'): pairs.predict_many([])
     one_softmax = make('pairs', tmp_path, n_heads=1, cbs=None)
-    with pytest.raises(ValueError, match='one softmax cannot tell'): one_softmax.predict_many([digit_image(0)]*2)
+    with pytest.raises(ValueError, match='one softmax cannot tell'):
+        one_softmax.predict_many([digit_image(0)]*2)
     p = one_softmax.predict_same(digit_image(0))[2]
     half = .5*images([0,1])[:,None] # λ on the images is a half on average
-    same(p, by_hand(one_softmax, half[0], half[0]).softmax(-1)[0])
+    def unscaled(a, b): # what the trunk says of images as they come
+        with torch.no_grad(): return one_softmax.model.eval().net(torch.cat([a, b], 1))
+    same(p, unscaled(half[0], half[0]).softmax(-1)[0])
     labels,classes,probs = one_softmax.predict((digit_image(0),digit_image(1))) # without labels nothing is mixed
-    same(probs, by_hand(one_softmax, *half).softmax(-1)[0])
+    same(probs, unscaled(*half).softmax(-1)[0])
     same(quiet(one_softmax.to_single()).predict(digit_image(0))[2], p)
     assert classes.tolist()==probs.topk(2).indices.tolist() and probs.shape==(10,)
 
@@ -220,7 +240,8 @@ def test_tta_averages_over_augmented_images(tmp_path):
     class Times(RandTransform):
         split_idx,k = 0,0
         def encodes(self, x:TensorImage): return x*type(self).factors.pop(0)
-    learn = quiet(mixup_c_learner(tiny_dls('ordinary', tmp_path), arch=tiny, cbs=MixupC(seed=0), path=tmp_path))
+    dls = tiny_dls('ordinary', tmp_path)
+    learn = quiet(mixup_c_learner(dls, arch=tiny, cbs=MixupC(seed=0), path=tmp_path))
     learn.dls.add_tfms([Times(p=1.)], 'after_batch')
     xs,p,_ = learn.get_preds(with_input=True)
     Times.factors = [.5,.5,2.,2.] # two batches, twice
@@ -275,37 +296,45 @@ def test_freeze_trains_the_heads_alone(pairs):
     pairs.freeze()
     was = {k:v.clone() for k,v in pairs.model.named_parameters()}
     pairs.fit(1)
-    assert {k for k,p in pairs.model.named_parameters() if not torch.equal(p, was[k]) and 'bn' not in k and 'stem.1' not in k} == {'net.head.0.weight','net.head.0.bias'}
+    changed = {k for k,p in pairs.model.named_parameters() if not torch.equal(p, was[k])}
+    batch_norm = {k for k in was if 'bn' in k or 'stem.1' in k} # fastai trains it on, also where it is frozen
+    assert changed-batch_norm=={'net.head.0.weight','net.head.0.bias'}
 
 def test_save_model_and_early_stopping(pairs):
-    cbs = [SaveModelCallback(monitor='top2', fname='best'), EarlyStoppingCallback(monitor='valid_loss', comp=np.less, min_delta=1e9, patience=1)]
-    pairs.fit(9, cbs=cbs)
+    stop = EarlyStoppingCallback(monitor='valid_loss', comp=np.less, min_delta=1e9, patience=1)
+    pairs.fit(9, cbs=[SaveModelCallback(monitor='top2', fname='best'), stop])
     assert len(pairs.recorder.values)==2 # stopped by the second callback
     assert (pairs.path/'models/best.pth').exists()
-    best = max(v[pairs.recorder.metric_names.index('top2')-1] for v in pairs.recorder.values)
+    col = pairs.recorder.metric_names.index('top2')-1
+    best = max(v[col] for v in pairs.recorder.values)
     assert_close(float(pairs.validate()[3]), float(best), atol=1e-6, rtol=0) # the best one is loaded again
 
 def test_save_and_load(pairs):
     pairs.fit(1)
-    want,mom = pairs.get_preds()[0],[v['momentum_buffer'].clone() for v in pairs.opt.opt.state.values()]
+    want = pairs.get_preds()[0]
+    mom = [v['momentum_buffer'].clone() for v in pairs.opt.opt.state.values()]
     pairs.save('here')
     pairs.fit(1)
     pairs.load('here')
     same(pairs.get_preds()[0], want)
-    assert all(torch.equal(a, v['momentum_buffer']) for a,v in zip(mom, pairs.opt.opt.state.values()))
+    kept = [v['momentum_buffer'] for v in pairs.opt.opt.state.values()]
+    assert mom and all(torch.equal(a, b) for a,b in zip(mom, kept, strict=True))
 
 def test_export_and_load_learner(learn):
     learn.fit(1)
     learn.export()
     other = load_learner(learn.path/'export.pkl')
-    assert isinstance(other, MultiSampleLearner) and not len(other.dls.train_ds)
-    held = tensors(other)
-    assert not other.opt and not [o for o in held if o.shape[-2:]==(8,8) or o.shape[:1]==(8,) and o.dtype==torch.int64]
+    assert isinstance(other, MultiSampleLearner)
+    assert not len(other.dls.train_ds) and not other.opt
+    found = tensors(other)
+    assert not [o for o in found if o.shape[-2:]==(8,8)] # images
+    assert not [o for o in found if o.shape[:1]==(8,) and o.dtype==torch.int64] # labels
     assert all(getattr(cb, 'mixed', None) is None for cb in other.cbs)
     assert (learn.path/'export.pkl').stat().st_size < 4*n_params(learn.model) + 100_000 # weights, and no images
 
     im = digit_image(3),digit_image(7)
-    for a,b in ((learn.predict(im),other.predict(im)), (learn.predict(im[0]),other.predict(im[0])), (learn.predict_many(im)[1],other.predict_many(im)[1])):
+    def answers(o): return [o.predict(im), o.predict(im[0]), o.predict_many(im)[1]]
+    for a,b in zip(answers(learn), answers(other), strict=True):
         assert a[0]==b[0]
         same(a[2], b[2])
 
@@ -324,9 +353,11 @@ def test_load_learner_in_another_process(pairs):
     pairs.export()
     code = f"""from fastai.vision.all import load_learner
 from fastmix.datasets import digit_image
-print([o[0] for o in load_learner({str(pairs.path/'export.pkl')!r}).predict_many([digit_image(i) for i in range(3)])])"""
+learn = load_learner({str(pairs.path/'export.pkl')!r})
+print([str(o[0]) for o in learn.predict_many([digit_image(i) for i in range(3)])])"""
     res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
-    assert res.stdout.strip()==str([o[0] for o in pairs.predict_many([digit_image(i) for i in range(3)])]), res.stderr
+    want = [str(o[0]) for o in pairs.predict_many([digit_image(i) for i in range(3)])]
+    assert res.stdout.strip()==str(want), res.stderr
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_exported_on_a_gpu_loaded_on_a_cpu(tmp_path):
@@ -361,7 +392,8 @@ def test_the_loss_is_moved_to_the_device(tmp_path):
 def test_wandb(tmp_path, monkeypatch):
     wandb = pytest.importorskip('wandb')
     from fastai.callback.wandb import WandbCallback
-    for k,v in dict(WANDB_MODE='offline', WANDB_SILENT='true', WANDB_DIR=str(tmp_path)).items(): monkeypatch.setenv(k, v)
+    env = dict(WANDB_MODE='offline', WANDB_SILENT='true', WANDB_DIR=str(tmp_path))
+    for k,v in env.items(): monkeypatch.setenv(k, v)
     learn = make('pairs', tmp_path)
     wandb.init(project='fastmix', dir=tmp_path)
     try:
@@ -374,12 +406,16 @@ def test_wandb(tmp_path, monkeypatch):
 def test_tensorboard(kind, tmp_path):
     from fastmix.tensorboard import SlotsTensorBoardCallback
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    learn = make(kind, tmp_path) if kind!='single' else quiet(mixup_learner(tiny_dls('ordinary', tmp_path), MixupX(), arch=tiny))
+    if kind!='single': learn = make(kind, tmp_path)
+    else: learn = quiet(mixup_learner(tiny_dls('ordinary', tmp_path), MixupX(), arch=tiny))
     learn.fit(2, cbs=SlotsTensorBoardCallback(tmp_path/'tb'))
     log = EventAccumulator(str(tmp_path/'tb')).Reload()
     tags,names = log.Tags(),learn.recorder.metric_names[2:-1]
-    assert tags['graph'] and tags['images']==['Sample results'] and {'train_loss','lr_0','mom_0',*names} <= set(tags['scalars'])
-    for i,nm in enumerate(names): assert_close([o.value for o in log.Scalars(nm)], [float(v[i+1]) for v in learn.recorder.values], atol=1e-6, rtol=1e-5)
+    assert tags['graph'] and tags['images']==['Sample results']
+    assert {'train_loss','lr_0','mom_0',*names} <= set(tags['scalars'])
+    for i,nm in enumerate(names, 1):
+        recorded = [float(v[i]) for v in learn.recorder.values]
+        assert_close([o.value for o in log.Scalars(nm)], recorded, atol=1e-6, rtol=1e-5)
     assert len(log.Scalars('train_loss')) == 2*len(learn.dls.train)
 
 # Back to one
@@ -389,7 +425,8 @@ def test_to_single_and_fine_tune_single(learn):
     im = digit_image(3)
     want = by_hand(learn, *images([3,3])[:,None]).mean(1).softmax(-1)[0] # the logits averaged
     same(single.predict(im)[2], want)
-    assert (single.model.n_samples,single.model.n_heads,len(single.dls.one_batch())) == (1,1,2)
+    assert (single.model.n_samples,single.model.n_heads) == (1,1)
+    assert len(single.dls.one_batch())==2
     rates = []
     class Rates(Callback):
         def after_train(self): rates.append(self.opt.hypers[0]['lr'])
@@ -399,7 +436,8 @@ def test_to_single_and_fine_tune_single(learn):
     assert_close(rates, [.01]*2 + [.001,1e-4,1e-5], atol=1e-12, rtol=0)
     single.show_results()
     assert len(ClassificationInterpretation.from_learner(single).top_losses(3)[0])==3
-    assert len(learn.dls.one_batch()) in (2,4) and learn.model.n_samples==2 # the old one is as it was
+    assert len(learn.dls.one_batch()) in (2,4) # the old one is as it was
+    assert learn.model.n_samples==2
 
 def test_before_training_one_head_answers_as_predict_same(tmp_path):
     m = tiny(10, n_samples=2, n_in=1)
@@ -426,78 +464,15 @@ def test_fine_tune_single_switches_mixing_off(mix, tmp_path):
 
 def test_to_single_keeps_a_network_of_the_users_own(tmp_path):
     dls = tiny_dls('plain', tmp_path)
-    learn = quiet(Learner(dls, nn.Sequential(nn.Conv2d(1,4,3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4,10)), cbs=MixupX(), path=tmp_path))
+    net = nn.Sequential(nn.Conv2d(1,4,3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4,10))
+    learn = quiet(Learner(dls, net, cbs=MixupX(), path=tmp_path))
     single = quiet(learn.to_single())
     same(single.predict(digit_image(1))[2], by_hand(learn, images([1])).softmax(-1)[0])
     assert len(learn.predict_many([digit_image(1)]*3))==3
 
 def test_fine_tune_single_needs_one_sample(pairs):
-    with pytest.raises(ValueError, match=r'a network of n_samples=2: expected 1, call to_single\(\) first'): pairs.fine_tune_single(1)
-
-# Shipping
-
-def test_weights_travel_without_pickle(tmp_path):
-    learn = make('pairs', tmp_path, arch=resnet20)
-    path = learn.save_weights('sub/w', seed=3)
-    assert path==tmp_path/'sub/w.safetensors'
-    m = load_weights(path)
-    xs = torch.randn(2,3,1,8,8)
-    assert torch.equal(m(*xs), by_hand(learn, *xs)) and not m.training
-    assert (m.arch,m.vocab,m.settings) == ('fastmix/resnet20',vocab,{'seed':3})
-    assert by_hand(mixup_c_learner(tiny_dls('pairs', tmp_path), arch=m), *xs).equal(m(*xs))
-
-@pytest.mark.parametrize('arch,name', [(tv.resnet18,'torchvision/resnet18'), ('test_resnet','timm/test_resnet'), (xresnet18,'fastai/xresnet18')])
-def test_weights_of_other_libraries(arch, name, tmp_path):
-    learn = mixup_learner(tiny_dls('ordinary', tmp_path), arch=arch, path=tmp_path)
-    m = load_weights(learn.save_weights())
-    assert m.arch==name and torch.equal(m(images([1,2])), by_hand(learn, images([1,2])))
-
-def test_weights_of_a_network_without_a_name(tmp_path):
-    learn = make('pairs', tmp_path)
-    path = learn.save_weights()
-    with pytest.raises(ValueError, match='arch=None: expected a network of fastmix, torchvision, timm or fastai'): load_weights(path)
-    xs = torch.randn(2,3,1,8,8)
-    assert torch.equal(load_weights(path, arch=tiny)(*xs), by_hand(learn, *xs))
-
-@pytest.mark.parametrize('name', ['os/system','fastmix/to_single','fastai/xresnet18_deep.__class__','fastai/nn','timm/hf-hub:someone/net','torchvision/../x','builtins/eval',None,3])
-def test_a_file_cannot_choose_what_is_called(name, tmp_path):
-    from safetensors.torch import save_file
-    meta = dict(fastmix=json.dumps(dict(arch=name, n_classes=2, n_samples=1, n_heads=1, n_in=3)), vocab='[]', settings='{}')
-    save_file({'a': torch.zeros(1)}, tmp_path/'w.safetensors', metadata=meta)
-    with pytest.raises(ValueError, match='arch=.*: expected a network of'): load_weights(tmp_path/'w.safetensors')
-
-def test_a_file_cannot_ask_for_a_download(tmp_path, monkeypatch):
-    from safetensors.torch import save_file
-    asked = []
-    monkeypatch.setattr('fastmix.shipping.make_model', lambda arch, **kw: asked.append(kw) or nn.Linear(1,1,bias=False))
-    meta = dict(fastmix=json.dumps(dict(arch='timm/test_resnet', n_classes=2, n_samples=1, n_heads=1, n_in=3, pretrained=True)), vocab='[]', settings='{}')
-    save_file({'weight': torch.zeros(1,1)}, tmp_path/'w.safetensors', metadata=meta)
-    load_weights(tmp_path/'w.safetensors')
-    assert asked==[dict(n_classes=2, n_samples=1, n_heads=1, n_in=3)]
-
-def test_a_file_of_others_is_refused(tmp_path):
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-    save_file({'a': torch.zeros(1)}, tmp_path/'w.safetensors')
-    with pytest.raises(ValueError, match='expected a file that save_weights wrote'): load_weights(tmp_path/'w.safetensors')
-    class Evil:
-        def __reduce__(self): return (os.mkdir, (str(tmp_path/'evil'),))
-    (tmp_path/'p.safetensors').write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(SafetensorError): load_weights(tmp_path/'p.safetensors')
-    assert not (tmp_path/'evil').exists()
-
-@pytest.mark.parametrize('n', [1,2,3])
-def test_onnx(n, tmp_path):
-    import onnxruntime
-    learn = make('pairs', tmp_path, n) if n>1 else quiet(make('pairs', tmp_path).to_single())
-    learn.fit(1)
-    sess = onnxruntime.InferenceSession(learn.export_onnx('m'), providers=['CPUExecutionProvider'])
-    assert [o.name for o in sess.get_inputs()]==[f'x{i+1}' for i in range(n)]
-    for b in (1,2,5):
-        xs = torch.rand(n,b,1,8,8)
-        out, = sess.run(None, {f'x{i+1}':to_np(x) for i,x in enumerate(xs)})
-        assert_close(tensor(out), by_hand(learn, *xs), atol=1e-4, rtol=1e-4)
-    learn.fit(1) # the learner goes on
+    with pytest.raises(ValueError, match=r'a network of n_samples=2: expected 1, call to_single\(\) first'):
+        pairs.fine_tune_single(1)
 
 # Bad input
 
@@ -507,21 +482,24 @@ def test_onnx(n, tmp_path):
     ('pairs', dict(n_samples=3), 'n_samples=3: expected 2, the number of slots of the loaders'),
     ('pairs', dict(arch=tiny(10, n_samples=3, n_in=1)), 'a network of n_samples=3: expected 2'),
     ('pairs', dict(arch=tiny(10, n_samples=2)), 'a network of n_in=3: expected 1'),
-    ('pairs', dict(arch=tiny(7, n_samples=2, n_in=1)), r'cifar|Sequential answers an image with \(2, 7\): expected \(2, 10\)'),
+    ('pairs', dict(arch=tiny(7, n_samples=2, n_in=1)), r'fastmix/resnet8 answers an image with \(2, 7\): expected \(2, 10\)'),
     ('pairs', dict(n_heads=3), 'n_heads=3: expected 1 or n_samples=2'),
-    ('pairs', dict(cbs=MixupC(3)), r'MixupC\(3\): expected n_samples=2'),
+    ('pairs', dict(cbs=MixupC(3)), r'MixupC\(n_samples=3\) on a network of n_samples=2: expected 3'),
     ('pairs', dict(arch=nn.Flatten()), 'Flatten cannot be adapted'),
     ('pairs', dict(arch=tv.squeezenet1_1), 'SqueezeNet cannot be adapted'),
     ('pairs', dict(arch=tv.alexnet), r'torchvision/alexnet does not take images of \(1, 8, 8\)'),
     ('ordinary', dict(arch=tiny(10, n_samples=3, n_in=1)), 'a network of n_samples=3: expected 2')])
 def test_refused(kind, kw, msg, tmp_path):
-    with pytest.raises(ValueError, match=msg): mixup_c_learner(tiny_dls(kind, tmp_path), **{'arch': tiny, **kw})
+    with pytest.raises(ValueError, match=msg):
+        mixup_c_learner(tiny_dls(kind, tmp_path), **{'arch': tiny, **kw})
 
-def test_mixup_learner_refuses(tmp_path):
-    with pytest.raises(ValueError, match='loaders of 2 slots: expected 1'): mixup_learner(tiny_dls('pairs', tmp_path), arch=tiny)
-    with pytest.raises(ValueError, match='mix=3: expected a mixing callback'): mixup_learner(tiny_dls('ordinary', tmp_path), 3, arch=tiny)
-    with pytest.raises(ValueError, match='mix=MixupC: expected a mixing callback'): mixup_learner(tiny_dls('ordinary', tmp_path), MixupC(), arch=tiny)
-    with pytest.raises(ValueError, match='a network of n_samples=2: expected 1'): mixup_learner(tiny_dls('ordinary', tmp_path), arch=tiny(10, n_samples=2, n_in=1))
+@pytest.mark.parametrize('kind,mix,arch,msg', [
+    ('pairs', None, tiny, 'loaders of 2 slots: expected 1'),
+    ('ordinary', 3, tiny, 'mix=3: expected a mixing callback'),
+    ('ordinary', MixupC(), tiny, 'mix=MixupC: expected a mixing callback'),
+    ('ordinary', None, tiny(10, n_samples=2, n_in=1), 'a network of n_samples=2: expected 1')])
+def test_mixup_learner_refuses(kind, mix, arch, msg, tmp_path):
+    with pytest.raises(ValueError, match=msg): mixup_learner(tiny_dls(kind, tmp_path), mix, arch=arch)
 
 def test_mixup_learner_takes_a_choice_of_rules(tmp_path):
     learn = quiet(mixup_learner(tiny_dls('ordinary', tmp_path), MixChoice(MixupX(), None), arch=tiny))
@@ -529,4 +507,5 @@ def test_mixup_learner_takes_a_choice_of_rules(tmp_path):
     assert learn.mix_choice.count==len(learn.dls.train)
 
 def test_image_of_other_channels_is_refused_by_the_network(pairs):
-    with pytest.raises(ValueError, match=r'images of 6 channels in all came: expected n_samples \* n_in = 2 \* 1'): pairs.model(*torch.randn(2,1,3,8,8))
+    msg = r'images of 6 channels in all came: expected n_samples \* n_in = 2 \* 1'
+    with pytest.raises(ValueError, match=msg): pairs.model(*torch.randn(2,1,3,8,8))

@@ -4,7 +4,7 @@ from fastai.vision.all import *
 from fastmix.distributed import RankDL
 from fastmix.all import *
 from fastmix.core import keyed_rng
-from fastmix.metrics import MixMetric, order_labels, top2, top2_all
+from fastmix.metrics import HeadMetric, MixMetric, head_metrics, order_labels, top2, top2_all
 
 class Heads(nn.Module):
     "Two heads, or one softmax, on 8 numbers"
@@ -107,3 +107,65 @@ def test_they_reach_the_log_on_disk(tmp_path):
     log = pd.read_csv(tmp_path/'history.csv')
     assert log.train_top2.between(0,1).all() and log.valid_top2.isna().all() and len(log)==2 # validation is not mixed
     assert abs(log.train_top2.iloc[-1]-learn.recorder.values[-1][1])<1e-6
+
+# ---------- metrics of others, and other targets
+
+def targets(kind, n=9, slots=2):
+    g = torch.Generator().manual_seed(2)
+    if kind=='classes': return torch.randint(5, (slots,n), generator=g)
+    if kind=='labels': return (torch.rand(slots, n, 5, generator=g)>.5).float()
+    return torch.randn(slots, n, 1, generator=g)
+
+def head_learner(kind, metrics, n_heads=2, cbs=None):
+    loss = dict(classes=CrossEntropyLossFlat, labels=BCEWithLogitsLossFlat, numbers=MSELossFlat)[kind]()
+    ds = Data((torch.randn(8, generator=torch.Generator().manual_seed(i)), *y) for i,y in enumerate(zip(*targets(kind))))
+    d = DataLoaders(*[TfmdDL(ds, bs=4, num_workers=0, device='cpu') for _ in range(2)], device='cpu')
+    learn = Learner(d, Heads(n_heads, 1 if kind=='numbers' else 5), HeadsLoss(loss), metrics=metrics, opt_func=SGD, lr=0., cbs=cbs)
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
+    return learn
+
+@pytest.mark.parametrize('kind,metric', [('classes',accuracy), ('classes',error_rate), ('classes',F1Score(average='macro')),
+    ('classes',top_k_accuracy), ('labels',accuracy_multi), ('labels',F1ScoreMulti()), ('numbers',rmse), ('numbers',mae)], ids=str)
+@pytest.mark.parametrize('n_heads', [1,2])
+def test_metrics_of_fastai_are_averaged_over_the_heads(kind, metric, n_heads):
+    "Against fastai's own learner of one head, whose targets are those of one slot"
+    if n_heads==1 and kind=='numbers': n_heads = 2
+    learn = head_learner(kind, head_metrics(metric, 2) + [HeadMetric(metric, 0), HeadMetric(metric, 1)], n_heads)
+    _,mean,a,b = learn.validate()
+    assert abs(mean-(a+b)/2)<1e-6
+    for i,value in enumerate((a, b)):
+        one = head_learner(kind, metric, n_heads)
+        class Slot(Callback):
+            def after_pred(self): self.learn.pred,self.learn.yb = self.pred[:,i] if n_heads>1 else self.pred,(self.yb[i],)
+        one.loss_func = one.loss_func.func
+        one.add_cb(Slot())
+        assert abs(one.validate()[1]-value)<1e-6
+
+def test_names_of_the_columns():
+    own = [Top2(), HeadAccuracy(1), HeadMetric(rmse, 0)]
+    names = [m.name for m in head_metrics([accuracy, F1Score(), rmse, *own], 3)]
+    assert names==['accuracy','f1_score','rmse','top2','head_1','rmse_0']
+    assert head_metrics(accuracy, 1)==[accuracy]
+
+@pytest.mark.parametrize('metric', [Top2(), Top2All(), HeadAccuracy(0)], ids=repr)
+@pytest.mark.parametrize('kind', ['labels','numbers'])
+def test_targets_that_a_metric_cannot_judge(metric, kind):
+    with pytest.raises(ValueError, match=f'{metric.name} on targets .*: expected one class per sample; HeadMetric'):
+        head_learner(kind, metric).validate()
+    with pytest.raises(ValueError, match='expected one class per sample'): metric.check(targets(kind))
+    metric.check(targets('classes'))
+
+@pytest.mark.parametrize('loss,activation,decoded', [
+    (nn.CrossEntropyLoss(), partial(torch.softmax, dim=-1), lambda p: p.argmax(-1)), (F.cross_entropy, partial(torch.softmax, dim=-1), lambda p: p.argmax(-1)),
+    (partial(F.cross_entropy, label_smoothing=.1), partial(torch.softmax, dim=-1), lambda p: p.argmax(-1)),
+    (nn.BCEWithLogitsLoss(), torch.sigmoid, lambda p: p>.5), (F.binary_cross_entropy_with_logits, torch.sigmoid, lambda p: p>.5),
+    (BCEWithLogitsLossFlat(thresh=.2), torch.sigmoid, lambda p: p>.2), (nn.MSELoss(), noop, noop), (nn.SmoothL1Loss(), noop, noop), (F.huber_loss, noop, noop),
+    (MSELossFlat(), noop, noop), (nn.MultiMarginLoss(), noop, lambda p: p.argmax(-1))], ids=repr)
+def test_predictions_are_decoded_as_their_loss_means_them(loss, activation, decoded):
+    loss,pred = HeadsLoss(loss, 2),torch.randn(4,2,3)
+    p = loss.activation(pred)
+    assert torch.allclose(p, activation(pred)) and all(torch.equal(*o) for o in zip(loss.decodes(p), decoded(p).unbind(1)))
+    one = loss.decodes(p[:,0]) # one softmax, or one set of labels or numbers, of both slots
+    want = p[:,0].topk(2).indices.unbind(1) if decoded(p).ndim==2 else [decoded(p[:,0])]*2
+    assert all(torch.equal(*o) for o in zip(one, want)) and len(one)==2

@@ -6,7 +6,7 @@ from torch import nn, Tensor
 from torch.testing import assert_close
 from fastai.vision.all import create_vision_model, models, tensor, xresnet18
 from fastmix.all import *
-from fastmix.models import Heads
+from fastmix.models import Heads, make_model
 
 def n_params(m): return sum(p.numel() for p in m.parameters())
 tiny = partial(cifar_resnet, 8)
@@ -171,3 +171,59 @@ def test_to_single_refuses_other_networks():
 def test_auxiliary_heads_are_left_out(f, size):
     m,x = multi_sample_model(f(init_weights=False), 2, 4),torch.randn(2,3,size,size)
     assert m.train()(x, x).shape==m.eval()(x, x).shape==(2,2,4) and not [k for k in m.state_dict() if 'aux' in k.lower()]
+
+# Networks whose layers have parts of their own
+
+class PaddedConv(nn.Conv2d):
+    "A convolution that pads by a module of its own, as those of EfficientNet-Lite do"
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.static_padding = nn.ZeroPad2d(1)
+    def forward(self, x): return super().forward(self.static_padding(x))
+
+def padded(): return nn.Sequential(PaddedConv(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+
+def test_a_convolution_with_parts():
+    one = padded().eval()
+    m,x = multi_sample_model(one, 3, 4).eval(),torch.randn(2,3,8,8)
+    assert isinstance(m.net[0], PaddedConv) and m(x,x,x).shape==(2,3,4)
+    assert_close(features(m, Heads, x, x, x), features(one, nn.Linear, x))
+    assert_close(to_single(m)(x), m(x,x,x).mean(1))
+
+# Names
+
+@pytest.mark.parametrize('arch,said', [('resnet_18', "arch='resnet_18': expected a network of timm, as 'resnet18', or a function"),
+    ('efficientnet_b00', "as 'efficientnet_b0'"), ('', "arch='': expected a network of timm"), (3, 'arch=3: expected a function, a name or a network')])
+def test_networks_that_do_not_exist(arch, said):
+    with pytest.raises(ValueError, match=said): make_model(arch, 10, 2)
+
+def test_pretrained_weights_that_do_not_come(monkeypatch):
+    from urllib.error import URLError
+    def offline(*args, **kwargs): raise URLError('no route to host')
+    monkeypatch.setattr('torchvision._internally_replaced_utils.load_state_dict_from_url', offline)
+    monkeypatch.setattr('torchvision.models._api.load_state_dict_from_url', offline)
+    with pytest.raises(OSError, match='did not come .URLError.: connect to the network once, or pass pretrained=False') as e:
+        make_model(tv.resnet18, 10, 2, pretrained=True)
+    assert '\n' not in str(e.value)
+
+def test_width():
+    "Twice the channels: four times the weights between them"
+    one,two = cifar_resnet(8),cifar_resnet(8, width=2)
+    assert two.net.body[0].conv1.weight.numel()==4*one.net.body[0].conv1.weight.numel()
+    assert two(torch.randn(2,3,8,8)).shape==(2,10) and two.arch=='fastmix/resnet8x2'
+    with pytest.raises(ValueError, match='width=0: expected a whole number of at least 1'): resnet20(width=0)
+
+# The scale of the slots' images
+
+def test_weights_bring_their_scale_along():
+    a,b = tiny(5, n_samples=2).eval(),tiny(5, n_samples=2).eval()
+    xs = torch.randn(2,4,3,8,8)
+    plain = a.state_dict()
+    assert 'slot_scale' not in plain
+    a.scale_slots(.5)
+    b.load_state_dict(a.state_dict())
+    assert_close(b(*xs), a(*xs))
+    assert b.slot_scale==.5
+    b.load_state_dict(plain) # weights without a scale leave the network's own
+    assert_close(b(*xs), a(*xs))
+    with torch.no_grad(): assert_close(to_single(a)(xs[0]), a(xs[0], xs[0]).mean(1), atol=1e-5, rtol=1e-4)

@@ -115,7 +115,7 @@ def test_tables_come_from_the_loaders_own_generator(pets):
         dls = load(pets, item_tfms=Resize(8))
         dls.train.rng = random.Random(3)
         dls.train.before_iter()
-        res.append(dls.train.table)
+        res.append(dls.train.pair_idx)
     assert torch.equal(*res)
 
 def test_new_slots_bring_their_types(pets):

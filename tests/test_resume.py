@@ -1,24 +1,31 @@
-"Runs that were killed and resumed, against one that was left alone; checkpoints that are damaged, foreign or do not fit on the disk"
+"""Runs that were killed and resumed, against one that was left alone; checkpoints that are damaged,
+foreign or do not fit on the disk"""
 from contextlib import suppress
-import json, os, random, resource, shutil, signal, subprocess, sys
+from functools import partial
+import fcntl, json, math, os, random, resource, shutil, signal, subprocess, sys, time
 import pytest
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.callback.training import GradientAccumulation
-from fastai.basics import (SGD, Adam, Callback, CategoryMap, CrossEntropyLossFlat, DataLoaders, L, LabelSmoothingCrossEntropyFlat, Learner, Path,
-                           accuracy, load_learner, nn, noop, params, set_seed, torch)
+from fastai.basics import (SGD, Adam, Callback, CategoryMap, CrossEntropyLossFlat, DataLoaders, L,
+                           LabelSmoothingCrossEntropyFlat, Learner, Path, accuracy, load_learner,
+                           nn, noop, params, set_seed, torch)
 import fastai.callback.schedule
 from fastai.callback.progress import ProgressCallback
 import numpy as np
-from fastmix.all import MixupC, Mixup, MixupLearner, MixupX, MultiSample, StepDecay, digits_dls, mixup_c_learner, mixup_learner
-from fastmix.resuming import Checkpoint, RunLog, fcntl, load_opt, load_checkpoint
-from fastmix.processes import write_whole
+from PIL import Image
+from fastmix.all import (MixupC, Mixup, MixupLearner, MixupX, MultiSample, MultiSampleDataLoaders,
+                         StepDecay, cifar_resnet, digits_dls, in_memory, mixup_c_learner,
+                         mixup_learner)
+from fastmix.processes import lock_folder, write_whole
+from fastmix.resuming import Checkpoint, RunLog, data_digest, load_checkpoint, load_opt
 
 here = Path(__file__).parent
 
 def kills(tmp_path, n, processes, seed):
     "What came of killing `n` runs of `fastmix-train` at random moments"
-    env = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'PYTHONPATH': str(here.parent), 'PYTHONWARNINGS': 'ignore'}
-    res = subprocess.run([sys.executable, here/'kills.py', tmp_path, str(n), str(processes), str(seed)], capture_output=True, text=True, env=env)
+    env = dict(os.environ, CUDA_VISIBLE_DEVICES='', PYTHONPATH=str(here.parent))
+    cmd = [sys.executable, '-W','ignore', here/'kills.py', tmp_path, n, processes, seed]
+    res = subprocess.run(list(map(str, cmd)), capture_output=True, text=True, env=env)
     assert res.returncode==0, res.stderr
     report = json.loads(res.stdout.splitlines()[-1])
     assert len(report)==n and all(r['same'] for r in report), report
@@ -30,7 +37,8 @@ def test_killed(tmp_path): kills(tmp_path, 3, 1, random.randrange(10**6))
 
 def test_killed_with_two_processes(tmp_path):
     for r in kills(tmp_path, 2, 2, random.randrange(10**6)):
-        if r['alone'] and r['killed'][1]==-signal.SIGKILL and r['moment']<.8: assert r['killed'][0]==1 # the other one ends, too
+        early = r['alone'] and r['killed'][1]==-signal.SIGKILL and r['moment']<.8
+        if early: assert r['killed'][0]==1 # the other one ends, too
 
 @pytest.mark.slow
 @pytest.mark.parametrize('processes', [1,2])
@@ -38,8 +46,11 @@ def test_killed_twenty_times(tmp_path, processes):
     report = kills(tmp_path, 20, processes, random.randrange(10**6))
     assert len({r['epochs'] for r in report})>2 # in different epochs
 
-def net(n): return MultiSample(nn.Sequential(nn.Conv2d(n, 4, 3, 2), nn.BatchNorm2d(4), nn.Dropout(.1), nn.Flatten(),
-                                             nn.Linear(36, n*10), *([nn.Unflatten(1, (n,10))] if n>1 else [])), n, n, 1)
+def net(n):
+    layers = [nn.Conv2d(n, 4, 3, 2), nn.BatchNorm2d(4), nn.Dropout(.1)]
+    layers += [nn.Flatten(), nn.Linear(36, n*10)]
+    if n>1: layers.append(nn.Unflatten(1, (n,10)))
+    return MultiSample(nn.Sequential(*layers), n, n, 1)
 
 class Stop(Callback):
     "Break off in the middle of an epoch"
@@ -48,12 +59,15 @@ class Stop(Callback):
     def before_batch(self):
         if str(self.epoch)==self.at and self.training and self.iter==2: raise KeyboardInterrupt
 
-def run(folder, stop=None, resume=False, mix=True, precision='fp32', epochs=5, fit='fit', cbs=(), **kwargs):
+def run(folder, stop=None, resume=False, mix=True, precision='fp32', epochs=5, fit='fit', cbs=(),
+        **kwargs):
     "The learner after training with everything random: pairs, crops, dropout, λ"
     set_seed(0)
     torch.set_num_threads(1)
-    if mix: learn = mixup_c_learner(digits_dls(2, bs=256, size=8), arch=net(2), precision=precision, cbs=MixupC(lam_x=.3), **kwargs)
-    else: learn = mixup_learner(digits_dls(1, bs=256, size=8), Mixup(), arch=net(1), precision=precision, **kwargs)
+    kwargs['precision'] = precision
+    dls = digits_dls(2 if mix else 1, bs=256, size=8)
+    if mix: learn = mixup_c_learner(dls, arch=net(2), cbs=MixupC(lam_x=.3), **kwargs)
+    else: learn = mixup_learner(dls, Mixup(), arch=net(1), **kwargs)
     learn.remove_cb(ProgressCallback)
     with learn.no_logging():
         try: getattr(learn, fit)(epochs, cbs=[Stop(stop), Checkpoint(folder, resume=resume), *cbs])
@@ -63,15 +77,19 @@ def run(folder, stop=None, resume=False, mix=True, precision='fp32', epochs=5, f
 
 def remembered(learn):
     rec = learn.recorder
-    return [*learn.model.state_dict().values(), *[v for s in learn.opt.opt.state.values() for v in s.values() if v is not None],
-            torch.stack(list(rec.losses)), torch.tensor(rec.lrs), torch.tensor([list(v) for v in rec.values]), torch.rand(3),
-            torch.tensor(np.random.rand(3)), torch.tensor(random.random()), torch.tensor(list(rec.hps['lr']))]
+    momenta = [v for s in learn.opt.opt.state.values() for v in s.values() if v is not None]
+    values = torch.tensor([list(v) for v in rec.values])
+    numbers = rec.lrs, list(rec.hps['lr']), np.random.rand(3), random.random()
+    return [*learn.model.state_dict().values(), *momenta, torch.stack(list(rec.losses)), values,
+            torch.rand(3), *map(torch.tensor, numbers)]
 
 def same(a, b): return len(a.memory)==len(b.memory) and all(map(torch.equal, a.memory, b.memory))
 
-@pytest.mark.parametrize('kwargs', [dict(), dict(mix=False), dict(precision='bf16'), dict(mix=False, fit='fit_one_cycle'),
-                                    dict(cbs=[EarlyStoppingCallback(patience=1, min_delta=10)]), dict(cbs=[GradientAccumulation(600)])],
-                         ids=['mixup_c','mixup','bf16','one_cycle','early_stop','accumulation'])
+@pytest.mark.parametrize('kwargs', [
+    dict(), dict(mix=False), dict(precision='bf16'), dict(mix=False, fit='fit_one_cycle'),
+    dict(cbs=[EarlyStoppingCallback(patience=1, min_delta=10)]),
+    dict(cbs=[GradientAccumulation(600)])],
+    ids=['mixup_c','mixup','bf16','one_cycle','early_stop','accumulation'])
 def test_learner(tmp_path, kwargs):
     whole = run(tmp_path/'a', **kwargs)
     run(tmp_path/'b', stop=1, **kwargs)
@@ -84,7 +102,7 @@ def test_differs_without_resuming(tmp_path):
     run(tmp_path/'b', stop=2)
     p = max((tmp_path/'b').iterdir())
     d = load_checkpoint(p)
-    d['state']['processes'][0]['random']['torch'] = torch.get_rng_state()
+    d['state']['processes'][0]['random'][2] = torch.get_rng_state()
     torch.save(d, p)
     assert not same(whole, run(tmp_path/'b', resume=True))
 
@@ -97,20 +115,20 @@ def test_in_the_same_session(tmp_path):
 def test_two_callbacks_of_a_kind(tmp_path):
     "Each gets back what it remembered, also where a progress bar came or went in between"
     best = lambda: [SaveModelCallback(monitor='head_0', fname='a'), SaveModelCallback(fname='b')]
-    run(tmp_path/'b', stop=1, path=tmp_path, cbs=best())
     cbs = best()
+    seen = []
     class Look(Callback):
         def before_epoch(self): seen.append([cb.best for cb in cbs])
-    seen = []
-    Same = type('Look', (Callback,), {})
-    learn = run(tmp_path/'c', stop=1, path=tmp_path, cbs=[*best(), Same()])
-    before = [cb for cb in learn.recorder.values]
+    same_name = type('Look', (Callback,), {})
+    learn = run(tmp_path/'c', stop=1, path=tmp_path, cbs=[*best(), same_name()])
+    _,valid_loss,head_0 = learn.recorder.values[0][:3]
     run(tmp_path/'c', stop=2, resume=True, path=tmp_path, cbs=[*cbs, Look()])
-    assert seen[0]==[before[0][2],before[0][1]]
+    assert seen[0]==[head_0,valid_loss]
 
 def learner(path, **kwargs):
     set_seed(0)
-    learn = mixup_learner(digits_dls(1, bs=256, size=8), MixupX(.3), arch=net(1), precision='fp32', path=path, **kwargs)
+    kwargs = dict(arch=net(1), precision='fp32', path=path, **kwargs)
+    learn = mixup_learner(digits_dls(1, bs=256, size=8), MixupX(.3), **kwargs)
     learn.remove_cb(ProgressCallback)
     learn.logger = lambda *_: None
     return learn
@@ -134,7 +152,18 @@ def once(tmp_path_factory):
 @pytest.fixture
 def broken_off(once, tmp_path): return Path(shutil.copytree(once, tmp_path/'b'))
 
-def test_two_are_kept(once): assert sorted(p.name for p in once.iterdir())==['checkpoint-00001.pt','checkpoint-00002.pt']
+def numbers(folder): return [p.name[-8:-3] for p in sorted(folder.iterdir())]
+
+def test_two_are_kept(once):
+    assert sorted(p.name for p in once.iterdir())==['checkpoint-00001.pt','checkpoint-00002.pt']
+
+def test_a_learner_of_fastai(tmp_path):
+    "It would begin anew"
+    learn = Learner(digits_dls(1, bs=256, size=8), net(1), cbs=Checkpoint(tmp_path/'c'))
+    learn.validate()
+    expected = 'Learner with a Checkpoint: expected mixup_learner'
+    with learn.no_logging(), pytest.raises(ValueError, match=expected): learn.fit(1)
+    assert not (tmp_path/'c').exists()
 
 def cut(p): p.write_bytes(p.read_bytes()[:-100])
 def flip(p):
@@ -151,28 +180,144 @@ def test_spoiled(broken_off, spoil):
     spoil(newest)
     with pytest.raises(ValueError, match=f'{newest} is no'): load_checkpoint(newest)
 
+def crafted(change, p):
+    d = load_checkpoint(p)
+    change(d)
+    torch.save(d, p)
+
+@pytest.mark.parametrize('change,problem', [
+    (lambda d: d['state'].update(epoch=-5), 'epoch=-5: expected a whole number in 0..4'),
+    (lambda d: d['state'].update(epoch=5), 'epoch=5: expected'),
+    (lambda d: d['state'].update(epoch='1'), "epoch='1': expected"),
+    (lambda d: d['state'].pop('epoch'), 'epoch=None: expected'),
+    (lambda d: d['state'].pop('model'), "cannot be loaded: 'model'"),
+    (lambda d: d['state'].update(opt=[]), 'cannot be loaded'),
+    (lambda d: d['state']['recorder'].update(lrs=None), 'cannot be loaded'),
+    (lambda d: d['state'].update(processes=[]), 'cannot be loaded'),
+    (lambda d: d['state']['model'].popitem(), 'cannot be loaded'),
+    (lambda d: d['facts'].pop('lr'), r'lr=\[0.1\] \(was None\)')])
+def test_crafted(broken_off, change, problem):
+    newest = broken_off/'checkpoint-00002.pt'
+    crafted(change, newest)
+    with pytest.raises(ValueError, match=f'{newest}.*{problem}') as e: run(broken_off, resume=True)
+    assert 'weights_only' not in str(e.value) and len(str(e.value).splitlines())==1
+
+@pytest.mark.parametrize('change', [lambda d: d.pop('state'), lambda d: d.update(facts=1),
+                                    lambda d: d.update(format='fastmix 1')])
+def test_no_checkpoint(broken_off, change):
+    newest = broken_off/'checkpoint-00002.pt'
+    crafted(change, newest)
+    with pytest.raises(ValueError, match=f'{newest} is not a checkpoint of this fastmix'):
+        load_checkpoint(newest)
+
+def test_no_advice_to_run_code(broken_off):
+    newest = broken_off/'checkpoint-00002.pt'
+    code(newest)
+    with pytest.raises(ValueError, match='no whole checkpoint, UnpicklingError') as e:
+        load_checkpoint(newest)
+    assert str(e.value).startswith(str(newest)) and 'weights_only' not in str(e.value)
+
+@pytest.mark.parametrize('leave', [lambda p: os.mkfifo(p), lambda p: p.mkdir()])
+def test_what_is_no_file(tmp_path, broken_off, leave):
+    "A pipe would be waited for, a folder not be replaced"
+    leave(broken_off/'checkpoint-00009.pt')
+    assert same(run(tmp_path/'a'), run(broken_off, resume=True))
+
+def test_weights_that_are_not_finite(tmp_path):
+    "The loss of the last batch was, and the step after it spoiled the weights"
+    class Spoil(Callback):
+        order = 60
+        def after_train(self):
+            if self.epoch==2: next(self.model.parameters()).data[0] = math.nan
+    with pytest.raises(FloatingPointError) as e: run(tmp_path/'a', cbs=[Spoil()])
+    last = tmp_path/'a'/'checkpoint-00001.pt'
+    assert f'not finite after epoch 2; the last good checkpoint is {last}' in str(e.value)
+    assert numbers(last.parent)==['00000','00001']
+
+def test_what_a_kill_left(broken_off):
+    "Of a file that was not complete"
+    (broken_off/'.checkpoint-00003.pt.01234567.tmp').touch()
+    (broken_off/'notes.tmp').touch()
+    run(broken_off, resume=True)
+    assert [p.name for p in broken_off.glob('*.tmp')]==['notes.tmp']
+    assert not list(broken_off.glob('.*'))
+
+# Other data of the same size
+
+def pictures(folder, seed=0, names='ab', n=6):
+    rng = np.random.default_rng(seed)
+    for c in names:
+        (folder/c).mkdir(parents=True)
+        for i in range(n):
+            im = rng.integers(0, 255, (8,8), dtype=np.uint8)
+            Image.fromarray(im).save(folder/c/f'{c}{i}.bmp')
+    return folder
+
+def folder_dls(folder, memory=False):
+    kwargs = dict(valid_pct=.3, seed=0, n_samples=1, bs=4, num_workers=0)
+    dls = MultiSampleDataLoaders.from_folder(folder, **kwargs)
+    return in_memory(dls) if memory else dls
+
+def rename(folder): (folder/'b').rename(folder/'c')
+def replace(folder):
+    f = folder/'a'/'a0.bmp'
+    f.write_bytes(f.read_bytes()[:-8]+bytes(8))
+def move(folder):
+    for f,to in (('a/a0','b/a0'),('b/b0','a/b0')): (folder/f'{f}.bmp').rename(folder/f'{to}.bmp')
+
+@pytest.mark.parametrize('memory', [False,True])
+@pytest.mark.parametrize('change', [rename, replace, move])
+def test_other_data(tmp_path, change, memory):
+    digests = lambda folder: [data_digest(dl) for dl in folder_dls(folder, memory).loaders]
+    folder = pictures(tmp_path/'data')
+    before = digests(folder)
+    copied = Path(shutil.copytree(folder, tmp_path/'elsewhere'/'copy'))
+    assert digests(copied)==before
+    change(folder)
+    assert digests(folder)!=before
+
+def test_other_data_is_refused(tmp_path):
+    folder = pictures(tmp_path/'data')
+    def fit(stop=None):
+        set_seed(0)
+        learn = mixup_learner(folder_dls(folder), arch=partial(cifar_resnet, 8), precision='fp32')
+        learn.remove_cb(ProgressCallback)
+        with learn.no_logging(), suppress(KeyboardInterrupt):
+            learn.fit(3, cbs=[Stop(stop), Checkpoint(tmp_path/'c', resume=True)])
+    fit(stop=None)
+    replace(folder)
+    with pytest.raises(ValueError, match='other settings: data_digest='): fit()
+
 def test_the_one_before(tmp_path, broken_off, capsys):
     cut(broken_off/'checkpoint-00002.pt')
     learn = run(broken_off, resume=True)
-    assert "checkpoint-00002.pt is no whole checkpoint" in (out := capsys.readouterr().out) and 'checkpoint-00001.pt is used' in out
+    out = capsys.readouterr().out
+    assert 'checkpoint-00002.pt is no whole checkpoint' in out
+    assert 'checkpoint-00001.pt is used' in out
     assert same(run(tmp_path/'a'), learn)
 
 def test_all_spoiled(broken_off):
     for p in broken_off.iterdir(): empty(p)
     with pytest.raises(ValueError, match='holds no whole checkpoint'): run(broken_off, resume=True)
 
-@pytest.mark.parametrize('kwargs,said', [(dict(epochs=6), r'epochs=6 \(was 5\)'), (dict(mix=False), r"callbacks=.*'Mixup'"), (dict(lr=.2), r'lr=\[0.2\] \(was \[0.1\]\)'),
-                                         (dict(precision='bf16'), 'DevicePrecision'), (dict(wd=.3), r'wd=\[0.3\] \(was \[0.0001\]\)'),
-                                         (dict(metrics=[]), "metrics=.*head_0"), (dict(opt_func=Adam), "optimizer='Optimizer' .was 'SGD'")])
+@pytest.mark.parametrize('kwargs,said', [
+    (dict(epochs=6), r'epochs=6 \(was 5\)'), (dict(mix=False), r"callbacks=.*'Mixup'"),
+    (dict(lr=.2), r'lr=\[0.2\] \(was \[0.1\]\)'), (dict(precision='bf16'), 'DevicePrecision'),
+    (dict(wd=.3), r'wd=\[0.3\] \(was \[0.0001\]\)'), (dict(metrics=[]), "metrics=.*head_0"),
+    (dict(opt_func=Adam), "optimizer='Optimizer' .was 'SGD'")])
 def test_other_settings(broken_off, kwargs, said):
     before = {p:p.read_bytes() for p in broken_off.iterdir()}
-    with pytest.raises(ValueError, match='other settings.*'+said): run(broken_off, resume=True, **kwargs)
+    with pytest.raises(ValueError, match='other settings.*'+said):
+        run(broken_off, resume=True, **kwargs)
     assert before=={p:p.read_bytes() for p in broken_off.iterdir()}
 
 @pytest.mark.parametrize('cb,other,said', [
-    (lambda: StepDecay(at=.2), lambda: StepDecay(at=(.2,.9), factor=.5), r"StepDecay.at=\(0.2, 0.9\) \(was \(0.2,\)\), StepDecay.factor=0.5 \(was 0.1\)"),
+    (lambda: StepDecay(at=.2), lambda: StepDecay(at=(.2,.9), factor=.5),
+     r"StepDecay.at=\(0.2, 0.9\) \(was \(0.2,\)\), StepDecay.factor=0.5 \(was 0.1\)"),
     (lambda: Mixup(), lambda: Mixup(.3), r'Mixup.x=0.3 \(was 0.5\)'),
-    (lambda: EarlyStoppingCallback(patience=9), lambda: EarlyStoppingCallback('accuracy', patience=9), "EarlyStoppingCallback.monitor='accuracy'")])
+    (lambda: EarlyStoppingCallback(patience=9),
+     lambda: EarlyStoppingCallback('accuracy', patience=9),
+     "EarlyStoppingCallback.monitor='accuracy'")])
 def test_other_settings_of_a_callback(tmp_path, cb, other, said):
     "What a callback was made with belongs to the run; what it counts does not"
     def fit(cb, n=3):
@@ -184,19 +329,26 @@ def test_other_settings_of_a_callback(tmp_path, cb, other, said):
     fit([cb()])
     with pytest.raises(ValueError, match='other settings.*'+said): fit([other()])
 
+def shorten(learn):
+    for tl in learn.dls.train.dataset.tls: tl.items = tl.items[:1400]
+
 @pytest.mark.parametrize('change,said', [
-    (lambda l: l.freeze(), r'trained='), (lambda l: l.dls.train.dataset.tls.map(lambda tl: setattr(tl, 'items', tl.items[:1400])), 'samples='),
-    (lambda l: setattr(l, 'loss_func', LabelSmoothingCrossEntropyFlat()), "loss='LabelSmoothing"), (lambda l: None, 'schedules=')])
+    (lambda l: l.freeze(), 'trained='), (shorten, 'samples='),
+    (lambda l: setattr(l, 'loss_func', LabelSmoothingCrossEntropyFlat()), "loss='LabelSmoothing"),
+    (lambda l: None, 'schedules=')])
 def test_other_trainings(tmp_path, change, said):
     def fit(change, rate):
         set_seed(0)
-        learn = MixupLearner(digits_dls(1, bs=256, size=8), net(1), loss_func=CrossEntropyLossFlat(), splitter=lambda m: L(m.net[:2], m.net[2:]).map(params))
+        groups = lambda m: L(m.net[:2], m.net[2:]).map(params)
+        dls,loss = digits_dls(1, bs=256, size=8),CrossEntropyLossFlat()
+        learn = MixupLearner(dls, net(1), loss_func=loss, splitter=groups)
         learn.remove_cb(ProgressCallback)
         change(learn)
         with learn.no_logging(): learn.fit_one_cycle(2, rate, cbs=Checkpoint(tmp_path, resume=True))
     fit(noop, .01)
     fit(noop, .01)
-    with pytest.raises(ValueError, match='other settings.*'+said): fit(change, .5 if said=='schedules=' else .01)
+    with pytest.raises(ValueError, match='other settings.*'+said):
+        fit(change, .5 if said=='schedules=' else .01)
 
 def test_within_a_fit(tmp_path):
     "A learner can be exported, and begin with a later epoch"
@@ -204,57 +356,85 @@ def test_within_a_fit(tmp_path):
         def after_epoch(self): self.learn.export('model.pkl')
     learn = learner(tmp_path)
     learn.fit(3, start_epoch=1, cbs=[Checkpoint(tmp_path/'c'), Out()])
-    assert sorted(p.name for p in (tmp_path/'c').iterdir())==['checkpoint-00001.pt','checkpoint-00002.pt']
+    assert numbers(tmp_path/'c')==['00001','00002']
     assert load_learner(tmp_path/'model.pkl').dls.vocab
 
 def test_a_copy_is_no_checkpoint_of_the_run(tmp_path, broken_off):
     shutil.copy(broken_off/'checkpoint-00001.pt', broken_off/'checkpoint-best.pt')
-    assert same(run(tmp_path/'a'), run(broken_off, resume=True)) and (broken_off/'checkpoint-best.pt').exists()
+    assert same(run(tmp_path/'a'), run(broken_off, resume=True))
+    assert (broken_off/'checkpoint-best.pt').exists()
 
 def test_loaders_of_pytorch(tmp_path):
     def fit(n):
         torch.manual_seed(0)
         ds = torch.utils.data.TensorDataset(torch.randn(32, 3), torch.randint(2, (32,)))
-        dls = DataLoaders(*[torch.utils.data.DataLoader(ds, batch_size=8, shuffle=s) for s in (True,False)])
-        learn = Learner(dls, nn.Linear(3, 2), CrossEntropyLossFlat(), opt_func=SGD)
+        loader = partial(torch.utils.data.DataLoader, ds, batch_size=8)
+        dls = DataLoaders(loader(shuffle=True), loader())
+        learn = MixupLearner(dls, nn.Linear(3, 2), CrossEntropyLossFlat(), opt_func=SGD)
         learn.remove_cb(ProgressCallback)
-        with learn.no_logging(), suppress(KeyboardInterrupt): learn.fit(3, .1, cbs=[Stop(n), Checkpoint(tmp_path, resume=True)])
+        with learn.no_logging(), suppress(KeyboardInterrupt):
+            learn.fit(3, .1, cbs=[Stop(n), Checkpoint(tmp_path, resume=True)])
         return learn.recorder.values
     fit(1)
     assert len(fit(None))==3
-    with pytest.raises(ValueError, match='holds no whole'): [cut(p) for p in tmp_path.iterdir()], fit(None)
+    for p in tmp_path.iterdir(): cut(p)
+    with pytest.raises(ValueError, match='holds no whole'): fit(None)
 
 def test_state_of_fastais_optimizers_comes_to_the_weights():
     "`meta` stands in for a GPU"
-    on_meta = Learner(DataLoaders([], []), nn.Linear(2, 2, device='meta'), loss_func=noop, opt_func=Adam)
-    on_cpu = Learner(DataLoaders([], []), nn.Linear(2, 2), loss_func=noop, opt_func=Adam)
+    learner = partial(Learner, DataLoaders([], []), loss_func=noop, opt_func=Adam)
+    on_meta,on_cpu = learner(model=nn.Linear(2, 2, device='meta')),learner(model=nn.Linear(2, 2))
     for learn in (on_meta,on_cpu): learn.create_opt()
     for p in on_cpu.model.parameters(): p.grad = torch.ones_like(p)
     on_cpu.opt.step()
     load_opt(on_meta, on_cpu.opt.state_dict())
-    assert {t.device.type for s in on_meta.opt.state.values() for t in s.values() if isinstance(t, torch.Tensor)}=={'meta'}
+    state = [v for s in on_meta.opt.state.values() for v in s.values()]
+    assert {v.device.type for v in state if isinstance(v, torch.Tensor)}=={'meta'}
 
 def test_folder_in_use(broken_off):
-    with pytest.raises(ValueError, match='expected a folder without checkpoints, or resume=True'): run(broken_off)
+    with pytest.raises(ValueError, match='expected a folder without checkpoints, or resume=True'):
+        run(broken_off)
 
 def test_folder_just_left_by_another(tmp_path, monkeypatch):
-    "Who has the folder leaves it, and removes the lock's file, between our opening and locking the file"
-    lock,seen = fcntl.lockf,[]
-    def lockf(f, how):
-        seen.append(f.name)
-        if len(seen)==1: os.unlink(f.name)
-        return lock(f, how)
-    monkeypatch.setattr(fcntl, 'lockf', lockf)
+    "Who has the folder leaves it, and removes the lock's file, between our opening and locking it"
+    lock,seen = fcntl.flock,[]
+    def flock(fd, how):
+        if how & fcntl.LOCK_EX: seen.append(os.readlink(f'/proc/self/fd/{fd}'))
+        if len(seen)==1: os.unlink(seen[0])
+        return lock(fd, how)
+    monkeypatch.setattr(fcntl, 'flock', flock)
     cb = Checkpoint(tmp_path)
-    cb._lock()
-    assert len(seen)==2 and os.path.samestat(os.stat(seen[0]), os.fstat(cb.held.fileno()))
-    cb.end()
+    cb.folder_lock = lock_folder(tmp_path)
+    monkeypatch.undo()
+    assert len(seen)==2 and seen[0]==seen[1]
+    with pytest.raises(ValueError, match='busy'): lock_folder(tmp_path)
+    cb.leave_fit()
     assert not os.listdir(tmp_path)
+
+def test_workers_do_not_inherit_the_lock(tmp_path):
+    "A process that was killed while its worker lives on has left the folder"
+    ours,theirs = os.pipe()
+    pid = os.fork()
+    if not pid:
+        lock = lock_folder(tmp_path)
+        worker = os.fork()
+        if worker: os.write(theirs, b'%d' % worker)
+        time.sleep(60)
+        os._exit(0)
+    worker = int(os.read(ours, 20))
+    try:
+        with pytest.raises(ValueError, match='that no other process is busy with'):
+            lock_folder(tmp_path)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        lock_folder(tmp_path).release()
+    finally: os.kill(worker, signal.SIGKILL)
 
 def test_log_of_an_early_stop(tmp_path):
     run(tmp_path/'a', cbs=[RunLog(tmp_path, {}), EarlyStoppingCallback(patience=1, min_delta=10)])
     log = json.loads((tmp_path/'run.json').read_text())
-    assert (log['state'],log['epochs_done'])==('finished',2) and len((tmp_path/'metrics.csv').read_text().splitlines())==3
+    assert (log['state'],log['epochs_done'])==('finished',2)
+    assert len((tmp_path/'metrics.csv').read_text().splitlines())==3
 
 def test_full_disk(tmp_path):
     "A limit on the size of files stands in for a disk without room"
@@ -263,10 +443,11 @@ def test_full_disk(tmp_path):
             if self.epoch==2: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with pytest.raises(OSError, match='checkpoint-00002.pt could not be written, File too large; what was there before is whole'):
+        said = 'could not be written, File too large; what was there before is whole'
+        with pytest.raises(OSError, match=f'checkpoint-00002.pt {said}'):
             run(tmp_path/'b', cbs=[Fill()])
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    assert sorted(p.name for p in (tmp_path/'b').iterdir())==['checkpoint-00000.pt','checkpoint-00001.pt']
+    assert numbers(tmp_path/'b')==['00000','00001']
     load_checkpoint(tmp_path/'b'/'checkpoint-00001.pt')
 
 def test_write_whole(tmp_path, monkeypatch):

@@ -1,0 +1,117 @@
+"Several labels per image, and numbers: everything that works for classes, with every default left alone"
+import pytest, torch
+from sklearn.metrics import f1_score
+from fastai.vision.all import *
+from fastmix.all import *
+
+small = partial(cifar_resnet, 8)
+images = [digit_image(i) for i in range(3)]
+def labels(i): return [digit_label(i), 'odd' if int(digit_label(i))%2 else 'even']
+def number(i): return int(digit_label(i))/10
+blocks = dict(labels=(MultiCategoryBlock,labels), numbers=(RegressionBlock,number))
+
+def make(kind, n, path):
+    block,get_y = blocks[kind]
+    db = DataBlock((ImageBlock(PILImageBW),block), get_x=digit_image, get_y=get_y,
+                   splitter=IndexSplitter(range(60,80)))
+    kw = dict(n_samples=n, bs=16, num_workers=0, path=path)
+    dls = MultiSampleDataLoaders.from_dblock(db, list(range(80)), **kw)
+    set_seed(0)
+    learn = mixup_c_learner(dls, arch=small) if n>1 else mixup_learner(dls, Mixup(), arch=small)
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
+    return learn
+
+@pytest.fixture(scope='module', params=[(kind,n) for kind in blocks for n in (1,2)], ids=str)
+def trained(request, tmp_path_factory):
+    kind,n = request.param
+    learn = make(kind, n, tmp_path_factory.mktemp('targets'))
+    learn.fit(2)
+    return kind,n,learn
+
+def decoded(kind, probs, vocab):
+    "By hand what fastai would say"
+    if kind=='numbers': return tuple(probs.tolist())
+    return [vocab[i] for i in (probs>.5).nonzero().flatten()]
+
+def test_metrics_fit(trained):
+    kind,n,learn = trained
+    metric = dict(labels='accuracy_multi', numbers='rmse')[kind]
+    names = learn.recorder.metric_names[3:-1]
+    assert [nm.strip('_') for nm in names]==([metric] if n==1 else [f'{metric}_{i}' for i in range(n)])
+    values = learn.validate()[1:]
+    preds,ys = learn.get_preds()
+    for i,v in enumerate(values):
+        p,y = (preds,ys) if n==1 else (preds[:,i],ys[i])
+        y = y.as_subclass(Tensor).reshape(p.shape)
+        want = ((p>.5)==y.bool()).float().mean() if kind=='labels' else (p-y).pow(2).mean().sqrt()
+        assert v==pytest.approx(float(want), abs=1e-5)
+
+def test_predictions(trained):
+    kind,n,learn = trained
+    vocab = getattr(learn.dls, 'vocab', None)
+    many = learn.predict_many(images)
+    assert len(many)==3
+    for said,answer,probs in many:
+        assert type(said)(said)==said and list(said)==pytest.approx(list(decoded(kind, probs, vocab)))
+        if kind=='labels': assert torch.equal(answer, probs>.5)
+        else: assert torch.equal(answer, probs)
+    if n==1:
+        torch.testing.assert_close(learn.predict(images[0])[2], many[0][2])
+        return
+    said,answers,probs = learn.predict(tuple(images[:2]))
+    torch.testing.assert_close(probs, torch.stack([many[0][2],many[1][2]]))
+    assert len(said)==2 and answers.shape==probs.shape
+    torch.testing.assert_close(learn.predict(images[0])[2], learn.predict_same(images[0])[2])
+
+def test_pictures(trained):
+    kind,n,learn = trained
+    for draw in (learn.show_batch, learn.show_results, partial(learn.show_mixed, 2)):
+        plt.close('all')
+        draw()
+        assert [ax for ax in plt.gcf().axes if ax.images]
+
+def test_interpret_says_what_it_cannot(trained):
+    kind,n,learn = trained
+    if n==1: return
+    with pytest.raises(ValueError, match=f'targets are {kind}: expected a class per image'): learn.interpret()
+
+def test_shipping(trained):
+    import onnxruntime
+    kind,n,learn = trained
+    xs = [torch.rand(2, 1, 8, 8) for _ in range(n)]
+    with torch.no_grad(): want = learn.model.eval()(*xs)
+    weights = load_weights(learn.save_weights('w'))
+    torch.testing.assert_close(weights(*xs).detach(), want, atol=1e-5, rtol=1e-5) # their channels come first
+    sess = onnxruntime.InferenceSession(learn.export_onnx('m'), providers=['CPUExecutionProvider'])
+    out, = sess.run(None, {f'x{i+1}': x.numpy() for i,x in enumerate(xs)})
+    torch.testing.assert_close(torch.tensor(out), want, atol=1e-4, rtol=1e-4)
+    learn.export('learner.pkl')
+    loaded = load_learner(learn.path/'learner.pkl')
+    torch.testing.assert_close(loaded.predict_many(images)[2][2], learn.predict_many(images)[2][2])
+    single = learn.to_single()
+    single.remove_cb(ProgressCallback)
+    assert single.predict(images[0])[2].shape==learn.predict_many(images)[0][2].shape
+
+@pytest.mark.parametrize('metric', [accuracy, error_rate, F1Score(average='macro')])
+def test_any_metric_of_fastai_is_averaged_over_the_heads(metric):
+    learn = mixup_c_learner(digits_dls(size=8), arch=small, metrics=metric, precision='fp32')
+    with learn.no_bar(): value = learn.validate()[1]
+    with learn.no_bar(): preds,ys = learn.get_preds()
+    heads = []
+    for i in range(2):
+        p,y = preds[:,i].argmax(1),ys[i].as_subclass(Tensor)
+        right = (p==y).float().mean()
+        if metric is accuracy: heads.append(right)
+        elif metric is error_rate: heads.append(1-right)
+        else: heads.append(f1_score(y, p, average='macro'))
+    assert value==pytest.approx(float(sum(heads)/2), abs=1e-5)
+
+def test_rate_of_other_networks():
+    "The paper's rate for its own networks, Adam's for others; both can be set"
+    dls = digits_dls(size=32)
+    other = mixup_c_learner(dls, arch=models.resnet18)
+    assert other.lr==.001 and other.opt_func is Adam
+    assert mixup_c_learner(dls, arch=small).lr==.1
+    mine = mixup_c_learner(dls, arch=models.resnet18, lr=.02, opt_func=nesterov_sgd)
+    assert mine.lr==.02 and mine.opt_func is nesterov_sgd
