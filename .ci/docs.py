@@ -29,11 +29,13 @@ def type_name(t):
     return re.sub(r'(?:\w+\.)+(?=\w)', '', t if isinstance(t, str) else formatannotation(t))
 
 def passed_on(sym):
-    "The function that `sym` passes its `**kwargs` on to, and the names of its own parameters"
+    "The function that takes what `sym` does not declare, and the names of what it declares"
     f = sym.__init__ if isinstance(sym, type) else getattr(sym, '__func__', sym)
+    if (getattr(f, '__module__', None) or '').startswith('fastai'): return f.__qualname__,()
     to = getattr(f, '__delwrap__', None)
     if to is None: return None,()
-    return to.__qualname__,f.__code__.co_varnames[:f.__code__.co_argcount + f.__code__.co_kwonlyargcount]
+    code = f.__code__
+    return to.__qualname__,code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
 
 class ShowDoc(MarkdownRenderer):
     "Heading, signature, docstring, and the table of parameters that nbdev 3 no longer makes"
@@ -48,7 +50,7 @@ class ShowDoc(MarkdownRenderer):
         res = str(tbl)
         tbl.params,tbl.returns = [o for o in told if o not in tbl.params],False
         if tbl.params:
-            res += f'\n\n<details><summary>Passed on to {to}</summary>\n\n{tbl}\n\n</details>'
+            res += f'\n\n<details><summary>Parameters of {to}</summary>\n\n{tbl}\n\n</details>'
         return res.replace(r'\^', '^') # fastcore escapes it, also in code and in maths
 
     def _repr_markdown_(self):
@@ -127,7 +129,8 @@ def fix_outputs(nb, page, dst):
         # warnings name files of this machine
         outs = [o for o in cell.get('outputs', []) if o.get('name')!='stderr']
         for o in outs: # without what a progress bar leaves
-            if 'text' in o: o['text'] = re.sub(r'[^\n]*\r(?!\n)', '', ''.join(o['text']))
+            bar = r'[^\n]*\r(?!\n)| +(?=\n)'
+            if 'text' in o: o['text'] = re.sub(bar, '', ''.join(o['text']))
         if cell['cell_type']=='code': cell['outputs'] = [o for o in outs if o.get('text')!='']
         outs = [o for o in outs if 'data' in o]
         for d in [o['data'] for o in outs if 'text/html' in o['data']]:
