@@ -56,7 +56,7 @@ def _sample(dist, bs, g):
     w = torch.as_tensor(w, dtype=torch.float32)
     if not (w-.5).abs().max()<=.5+1e-4: # not a number is refused, too
         raise ValueError(f'{dist!r} gave weights of {w.min():g}..{w.max():g}: expected 0..1')
-    if w.ndim>1 and (w.sum(-1)-1).abs().max()>1e-3:
+    if w.ndim==2 and (w.sum(-1)-1).abs().max()>1e-3:
         raise ValueError(f'{dist!r} gave weights that sum to {w.sum(-1)[0]:g}: expected 1')
     return w
 

@@ -66,7 +66,8 @@ def save(self:RunLog,
     self.state = state
     if rank_distrib(): return
     run = {k:getattr(self, k) for k in ('state','epochs_done','seconds','figures','settings')}
-    write_json(self.folder/'run.json', {**run, **kwargs})
+    run.update(kwargs, processes=max(1, num_distrib()))
+    write_json(self.folder/'run.json', run)
     table = ''.join(','.join(map(str, row))+'\n' for row in self.rows)
     write_whole(self.folder/'metrics.csv', table.encode())
 

@@ -22,8 +22,9 @@ def train(kind, bs, n_valid):
     set_seed(0)
     dls = loaders(kind, bs, n_valid)
     n = getattr(dls, 'n_samples', 1)
-    if n>1: learn = mixup_c_learner(dls, arch=network(n), precision='fp32')
-    else: learn = mixup_learner(dls, arch=network(n), precision='fp32', metrics=[accuracy, F1Score(average='macro')])
+    kw = dict(arch=network(n), precision='fp32', opt_func=nesterov_sgd)
+    if n>1: learn = mixup_c_learner(dls, **kw)
+    else: learn = mixup_learner(dls, metrics=[accuracy, F1Score(average='macro')], **kw)
     learn.remove_cb(ProgressCallback)
     with learn.no_logging(), learn.distrib_ctx():
         learn.fit(6, lr=.1)

@@ -81,7 +81,7 @@ def test_launchers(tmp_path):
     for w in weights[1:]: assert all(torch.equal(v, weights[0][k]) for k,v in w.items())
     for o in 'abc':
         d = json.loads((tmp_path/o/'run.json').read_text())
-        assert (d['state'],d['epochs_done'],d['settings']['processes'])==('finished', 2, 2)
+        assert (d['state'],d['epochs_done'],d['processes'])==('finished', 2, 2)
         assert (tmp_path/o/'metrics.csv').read_text()==(tmp_path/'a'/'metrics.csv').read_text()
     nodes = said[2][0]+said[3][0] # which of the two is first, they settle themselves
     for out in (said[0][0], said[1][0], nodes): assert len(re.findall('^run folder', out, re.M))==1 and len(re.findall(r'^ +[01] ', out, re.M))==2

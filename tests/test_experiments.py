@@ -36,7 +36,7 @@ def test_a_line_tells_all(smoke):
 
 def test_compile_reaches_both_trainings(smoke, tmp_path, monkeypatch):
     compiled = []
-    monkeypatch.setattr('fastmix.learner.compile_model', lambda m, *_: compiled.append(m.n_samples))
+    monkeypatch.setattr('fastmix.learner.compile_model', lambda m, *_, **__: compiled.append(m.n_samples))
     s = runs.heads('smoke', 0)
     d = train.train(s, tmp_path, compile=True)
     assert compiled==[2,1] and d['compile'] and d['figures']==results.read(smoke/'smoke.jsonl')[runs.key(s)]['figures']

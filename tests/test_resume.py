@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from fastmix.all import (MixupC, Mixup, MixupLearner, MixupX, MultiSample, MultiSampleDataLoaders,
                          StepDecay, cifar_resnet, digits_dls, in_memory, mixup_c_learner,
-                         mixup_learner)
+                         mixup_learner, nesterov_sgd)
 from fastmix.processes import lock_folder, write_whole
 from fastmix.resuming import Checkpoint, RunLog, data_digest, load_checkpoint, load_opt
 
@@ -64,7 +64,7 @@ def run(folder, stop=None, resume=False, mix=True, precision='fp32', epochs=5, f
     "The learner after training with everything random: pairs, crops, dropout, λ"
     set_seed(0)
     torch.set_num_threads(1)
-    kwargs['precision'] = precision
+    kwargs = dict(opt_func=nesterov_sgd, precision=precision) | kwargs
     dls = digits_dls(2 if mix else 1, bs=256, size=8)
     if mix: learn = mixup_c_learner(dls, arch=net(2), cbs=MixupC(lam_x=.3), **kwargs)
     else: learn = mixup_learner(dls, Mixup(), arch=net(1), **kwargs)
@@ -127,7 +127,7 @@ def test_two_callbacks_of_a_kind(tmp_path):
 
 def learner(path, **kwargs):
     set_seed(0)
-    kwargs = dict(arch=net(1), precision='fp32', path=path, **kwargs)
+    kwargs = dict(arch=net(1), opt_func=nesterov_sgd, precision='fp32', path=path, **kwargs)
     learn = mixup_learner(digits_dls(1, bs=256, size=8), MixupX(.3), **kwargs)
     learn.remove_cb(ProgressCallback)
     learn.logger = lambda *_: None

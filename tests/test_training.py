@@ -44,7 +44,7 @@ def plain(model, batches, n_epoch, lr, loss):
 @pytest.mark.parametrize('cb,rates', [(StepDecay(at=.5), [.001,.01]), (ParamScheduler({'mom': SchedLin(.9, .8)}), [1e-5,1e-4,.001,.01])], ids=['rate','momentum'])
 def test_a_schedule_that_comes_with_fit(cb, rates):
     "The later one counts, if it is of the rate; its picture stays when the learner only looks"
-    learn = quiet(mixup_learner(digits_dls(1, bs=256, size=8), arch=small(1), precision='fp32'))
+    learn = quiet(mixup_learner(digits_dls(1, bs=256, size=8), arch=small(1), opt_func=nesterov_sgd, precision='fp32'))
     learn.fit(10, .01, cbs=cb)
     assert sorted(set(learn.recorder.lrs))==pytest.approx(rates)
     drawn = {k:list(v) for k,v in learn.recorder.hps.items()}
@@ -65,7 +65,8 @@ def test_weights_of_plain_pytorch(n, n_epoch):
     other.load_state_dict(model.state_dict())
     keep = Batches()
     f = mixup_c_learner if n>1 else mixup_learner
-    learn = quiet(f(digits_dls(n, bs=64, size=8), arch=model, precision='fp32', cbs=[keep, Stop()]))
+    kw = dict(arch=model, opt_func=nesterov_sgd, precision='fp32', cbs=[keep, Stop()])
+    learn = quiet(f(digits_dls(n, bs=64, size=8), **kw))
     learn.fit(n_epoch)
     ce = nn.CrossEntropyLoss()
     ref = plain(other, keep.seen, n_epoch, .1, lambda p,*y: sum(ce(p_, y_.long()) for p_,y_ in zip(p.unbind(1) if n>1 else [p], y)))
@@ -205,7 +206,8 @@ def test_compile(tmp_path):
     "With resuming, export, validation, and a last batch of another size"
     def learner(compile):
         set_seed(0)
-        return quiet(mixup_c_learner(digits_dls(2, bs=128, size=8), arch=small(2), precision='fp32', compile=compile))
+        kw = dict(opt_func=nesterov_sgd, precision='fp32', compile=compile)
+        return quiet(mixup_c_learner(digits_dls(2, bs=128, size=8), arch=small(2), **kw))
     class Kill(Callback):
         def before_epoch(self):
             if self.epoch==1: raise KeyboardInterrupt
