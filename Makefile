@@ -2,19 +2,37 @@
 PY := .venv/bin/python
 export PYTHONWARNINGS := ignore::FutureWarning
 
-.PHONY: train test test-slow docs clean
+.PHONY: train test test-library test-slow test-docs release-check docs clean
 train: .venv/.base
 	.venv/bin/fastmix-train $(ARGS)
 
 # two notebooks at a time, one thread each: two threads each would wait for one another
-test: .venv/.dev
+test: test-library
+	$(PY) .ci/docs.py --check
+
+test-library: .venv/.dev
 	$(PY) .ci/in_step.py
 	OMP_NUM_THREADS=1 .venv/bin/nbdev-test nbs --n-workers 2
 	$(PY) -m pytest
-	$(PY) .ci/docs.py --check
 
 test-slow: .venv/.dev
 	$(PY) -m pytest -m slow
+
+# docs/ in a real browser: Debian's chromium, which `make test` uses where it is installed
+test-docs: .venv/.dev
+	command -v chromium || command -v google-chrome || \
+		(apt-get update -q && apt-get install -qy chromium)
+	BROWSER_TESTS=1 $(PY) -m pytest tests/test_site.py
+
+# what would be published: built, checked, and installed into an environment with nothing else
+release-check: .venv/.dev
+	rm -rf build dist
+	$(PY) -m build -q
+	$(PY) -m twine check --strict dist/*
+	python3 -m venv --clear build/bare
+	.venv/bin/uv pip install -q --python build/bare/bin/python dist/*.whl
+	cd build && bare/bin/python -c 'import fastmix.all' && bare/bin/fastmix-train --help >/dev/null
+	cd build && bare/bin/fastmix-paper --help >/dev/null
 
 docs: .venv/.dev
 	.venv/bin/nbdev-export

@@ -18,7 +18,7 @@ setup(
     package_dir={'fastmix_paper': 'experiments'}, # a name of its own in site-packages; its results stay in the repository
     python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(),
     extras_require={'dev': cfg['dev_requirements'].split()},
-    long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
+    long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown', url=cfg['git_url'] or None,
     entry_points={'console_scripts': ['fastmix-train=fastmix.cli:main', 'fastmix-paper=fastmix_paper.cli:main'],
                   'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]}, # links between our own names in the documentation
 )
