@@ -41,11 +41,15 @@ class PadCrop(RandTransform):
         windows = pixels.as_strided((len(pixels)-c*h*w+1, c*h*w), (1,1)) # one begins at each pixel
         image = torch.arange(b, device=im.device) + b*flip # itself, or its mirror image
         crops = windows.index_select(0, image*c*h*w + i*w + j).view(b, c, h, w)
-        shown = self._shown(im, h, i)[:,None,:,None]*self._shown(im, w, j)[:,None,None]
-        return crops.mul_(shown).as_subclass(type(x))
+        return crops.mul_(self._shown(im, i, j)).as_subclass(type(x))
 
-    def _shown(self, im, n, start): # of `n` rows or columns [b,n]: 1 in the image, 0 in the padding
-        return F.pad(im.new_ones(n), (self.pad,self.pad)).unfold(0, n, 1)[start]
+    def _shown(self, im, i, j): # 1 where a crop shows its image, 0 where padding [b,1,h,w]
+        p,(h,w) = self.pad,im.shape[2:]
+        ones = im.new_ones(h, w)
+        rows = F.pad(ones, (0,0,p,p)).unfold(0, h, 1).transpose(1, 2)
+        cols = F.pad(ones, (p,p)).unfold(1, w, 1).transpose(0, 1)
+        rows,cols = (o.flatten(1).index_select(0, k) for o,k in ((rows,i),(cols,j)))
+        return rows.mul_(cols).view(-1, 1, h, w)
 
 # %% ../nbs/12_memory.ipynb #aa37941a
 class Unreadable(str): "Why an image cannot be decoded"
@@ -281,11 +285,19 @@ class InMemoryDL(MultiSampleDL):
         if self.data is None: yield from super().create_batches(samps)
         else:
             for idx in map(torch.as_tensor, self.chunkify(samps)):
-                if self.n_samples>1: idx = self.pair_idx[:,idx].flatten() # slots end to end
-                idx = idx.to(self.data[0].device, non_blocking=True)
-                rows = [t.as_subclass(Tensor).index_select(0, idx) for t in self.data]
-                b = tuple(o.as_subclass(type(t)) for o,t in zip(rows, self.data))
-                yield to_slots(b, self.n_samples)
+                if self.n_samples>1: idx = self.pair_idx.index_select(1, idx)
+                yield self.stacked(idx.to(self.data[0].device, non_blocking=True))
+
+    def stacked(self,
+        idx:Tensor # Numbers of items `[b]`, or `[N,b]`
+    )->Stacked:
+        "A batch of these items, without a copy for each slot"
+        res = []
+        for t in self.data:
+            o = t.as_subclass(Tensor).index_select(0, idx.flatten()) # slots end to end
+            if idx.ndim>1: o = o.unflatten(0, idx.shape).transpose(0, 1)
+            res.append(o.as_subclass(type(t)))
+        return Stacked(res)
 
     def shuffle_fn(self, idxs): # fastai's takes a tenth of the time of an epoch
         order = torch.randperm(len(idxs), generator=keyed_rng(self.rng.getrandbits(32)))
