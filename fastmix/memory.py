@@ -10,7 +10,7 @@ __all__ = ['PadCrop', 'Unreadable', 'Decoder', 'decode_all', 'first_image', 'fre
 # %% ../nbs/12_memory.ipynb #fb5d5aaa
 import hashlib, pickle, psutil, shutil, zlib
 from fastai.vision.all import *
-from functools import cached_property
+from functools import cached_property, lru_cache
 from .core import *
 from .checks import *
 from .processes import *
@@ -18,6 +18,13 @@ from .reading import *
 from .data import *
 
 # %% ../nbs/12_memory.ipynb #d241cef7
+@lru_cache(8)
+def _in_image(pad, h, w, dtype, device): # for each place of a crop [2*pad+1,h*w]: 0 in the padding
+    ones = torch.ones(h, w, dtype=dtype, device=device)
+    rows = F.pad(ones, (0,0,pad,pad)).unfold(0, h, 1).transpose(1, 2)
+    cols = F.pad(ones, (pad,pad)).unfold(1, w, 1).transpose(0, 1)
+    return rows.flatten(1),cols.flatten(1)
+
 class PadCrop(RandTransform):
     "Pad every image, crop it at random to its size again, flip it at random; bytes or floats"
     split_idx,order = 0,5 # in training only, and before the bytes become floats
@@ -34,22 +41,16 @@ class PadCrop(RandTransform):
             raise ValueError('PadCrop: expected a batch [b,c,h,w], as among batch_tfms; '
                              f'{tuple(im.shape)} came')
         b,c,h,w = im.shape
-        i,j = torch.randint(2*self.pad+1, (2,b), device=im.device) # where a crop begins
+        i,j = torch.randint(2*self.pad+1, (2,b), device=im.device).unbind() # where a crop begins
         flip = torch.rand(b, device=im.device) < (.5 if self.flip else 0)
         margin = im.new_zeros(self.pad*(w+1)) # as far as a crop may begin before its image
         pixels = torch.cat([margin, im.flatten(), im.flip(-1).flatten(), margin])
         windows = pixels.as_strided((len(pixels)-c*h*w+1, c*h*w), (1,1)) # one begins at each pixel
         image = torch.arange(b, device=im.device) + b*flip # itself, or its mirror image
-        crops = windows.index_select(0, image*c*h*w + i*w + j).view(b, c, h, w)
-        return crops.mul_(self._shown(im, i, j)).as_subclass(type(x))
-
-    def _shown(self, im, i, j): # 1 where a crop shows its image, 0 where padding [b,1,h,w]
-        p,(h,w) = self.pad,im.shape[2:]
-        ones = im.new_ones(h, w)
-        rows = F.pad(ones, (0,0,p,p)).unfold(0, h, 1).transpose(1, 2)
-        cols = F.pad(ones, (p,p)).unfold(1, w, 1).transpose(0, 1)
-        rows,cols = (o.flatten(1).index_select(0, k) for o,k in ((rows,i),(cols,j)))
-        return rows.mul_(cols).view(-1, 1, h, w)
+        crops = windows.index_select(0, image*(c*h*w) + i*w + j).view(b, c, h, w)
+        rows,cols = _in_image(self.pad, h, w, im.dtype, im.device)
+        shown = rows.index_select(0, i).mul_(cols.index_select(0, j))
+        return crops.mul_(shown.view(b, 1, h, w)).as_subclass(type(x))
 
 # %% ../nbs/12_memory.ipynb #aa37941a
 class Unreadable(str): "Why an image cannot be decoded"
@@ -284,9 +285,11 @@ class InMemoryDL(MultiSampleDL):
         "Batches as a few tensor operations each"
         if self.data is None: yield from super().create_batches(samps)
         else:
-            for idx in map(torch.as_tensor, self.chunkify(samps)):
-                if self.n_samples>1: idx = self.pair_idx.index_select(1, idx)
-                yield self.stacked(idx.to(self.data[0].device, non_blocking=True))
+            idx = torch.as_tensor(list(samps), dtype=torch.long)
+            if self.n_samples>1: idx = self.pair_idx[:,idx]
+            least = self.bs if self.drop_last else 1
+            for part in idx.to(self.data[0].device).split(self.bs, -1):
+                if part.shape[-1]>=least: yield self.stacked(part)
 
     def stacked(self,
         idx:Tensor # Numbers of items `[b]`, or `[N,b]`
