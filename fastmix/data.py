@@ -82,6 +82,7 @@ def _knows(self:SlotPipeline, f, o): # whether transform `f` has a method for th
             m.signature.match(args) for m in getattr(encodes, 'methods', []))
     return self.known[key]
 
+# %% ../nbs/11_data.ipynb #70d01c83
 @patch
 def _normalize(self:SlotPipeline, b, to_float, norm): # both at once, in the memory of one tensor
     mean,scale = norm.mean*to_float.div,1/(norm.std*to_float.div)
@@ -141,6 +142,7 @@ def check_keywords(
         hint = f', such as {similar}' if similar else ''
         raise ValueError(f'{k}={v!r}: expected a keyword of {what}{hint}')
 
+# %% ../nbs/11_data.ipynb #01d3e231
 def check_loader_args(
     kwargs:dict # Keywords for the loaders, those for validation with `val_` in front
 ):
@@ -216,6 +218,7 @@ def draw_pairs(self:MultiSampleDL,
     rows = [other_class_permutation(self.labels, g) for _ in range(1, N)]
     return torch.stack([torch.arange(n), *rows])
 
+# %% ../nbs/11_data.ipynb #424bca50
 @patch
 def before_iter(self:MultiSampleDL):
     "Draw the partners of this epoch"
@@ -253,6 +256,7 @@ def get_idxs(self:MultiSampleDL):
     idxs = TfmdDL.get_idxs(self)
     return [i*self.n_samples for i in idxs] if self.partner=='next' else idxs
 
+# %% ../nbs/11_data.ipynb #24b17332
 @patch(as_prop=True)
 def items(self:MultiSampleDL):
     "The items of the data set, N-tuples of them if there are several slots"
@@ -318,6 +322,7 @@ class _CheckedSplitter: # a splitter that looks at files and labels first
             splits[0] = splits[0][1:]
         return splits
 
+# %% ../nbs/11_data.ipynb #909de70e
 def checked_datasets(
     dblock:DataBlock,
     source, # Source of data, as the block's `get_items` takes it
@@ -361,26 +366,29 @@ class MultiSampleDataLoaders(ImageDataLoaders):
                                 dl_type=MultiSampleDL, skip_bad=bool(skip_bad), **kwargs)
         return cls(*dls.loaders, path=dls.path, device=dls.device)
 
-    @classmethod
-    @delegates(ImageDataLoaders.from_folder)
-    def from_folder(cls, path, train='train', valid=None, valid_pct=None, seed=None, **kwargs):
-        "Create from a folder per class, in `train/` and `valid/` (or `val/`, `test/`), or split by itself"
-        path,rest = Path(path),('valid','val','test')
-        if valid is None: valid = first(o for o in rest if (path/o).is_dir()) or rest[0]
-        if valid_pct is None and not (path/train).is_dir() and not (path/valid).is_dir():
-            valid_pct,seed = .2,ifnone(seed, 42)
-            print(f'{path}: no {train}/ and {valid}/, so a fifth is for validation (seed {seed})')
-        make = super().from_folder
-        return make(path, train=train, valid=valid, valid_pct=valid_pct, seed=seed, **kwargs)
+# %% ../nbs/11_data.ipynb #c8d2e3f4
+@patch(cls_method=True)
+@delegates(ImageDataLoaders.from_folder)
+def from_folder(cls:MultiSampleDataLoaders,
+    path, train='train', valid=None, valid_pct=None, seed=None, **kwargs):
+    "Create from a folder per class: `train/` and `valid/`, `val/` or `test/`; or split by itself"
+    path,rest = Path(path),('valid','val','test')
+    if valid is None: valid = first(o for o in rest if (path/o).is_dir()) or rest[0]
+    if valid_pct is None and not (path/train).is_dir() and not (path/valid).is_dir():
+        valid_pct,seed = .2,ifnone(seed, 42)
+        print(f'{path}: no {train}/ and {valid}/, so a fifth is for validation (seed {seed})')
+    make = ImageDataLoaders.from_folder.__func__
+    return make(cls, path, train=train, valid=valid, valid_pct=valid_pct, seed=seed, **kwargs)
 
-    @classmethod
-    @delegates(ImageDataLoaders.from_lists)
-    def from_lists(cls, path, fnames, labels, **kwargs):
-        "Create from as many files as labels"
-        if len(fnames)!=len(labels):
-            raise ValueError(f'{len(fnames)} files, {len(labels)} labels: expected as many')
-        return super().from_lists(path, fnames, labels, **kwargs)
+@patch(cls_method=True)
+@delegates(ImageDataLoaders.from_lists)
+def from_lists(cls:MultiSampleDataLoaders, path, fnames, labels, **kwargs):
+    "Create from as many files as labels"
+    if len(fnames)!=len(labels):
+        raise ValueError(f'{len(fnames)} files, {len(labels)} labels: expected as many')
+    return ImageDataLoaders.from_lists.__func__(cls, path, fnames, labels, **kwargs)
 
+# %% ../nbs/11_data.ipynb #d95e0a0a
 for o in ('from_csv','from_name_func','from_path_re','from_name_re'): # bound to fastai's own class
     setattr(MultiSampleDataLoaders, o, classmethod(getattr(ImageDataLoaders, o).__func__))
 

@@ -25,6 +25,7 @@ def _in_image(pad, h, w, dtype, device): # for each place of a crop [2*pad+1,h*w
     cols = F.pad(ones, (pad,pad)).unfold(1, w, 1).transpose(0, 1)
     return rows.flatten(1),cols.flatten(1)
 
+# %% ../nbs/12_memory.ipynb #6eb1ab12
 class PadCrop(RandTransform):
     "Pad every image, crop it at random to its size again, flip it at random; bytes or floats"
     split_idx,order = 0,5 # in training only, and before the bytes become floats
@@ -60,6 +61,7 @@ _random = ('comes out differently each time, and cannot be decoded once: expecte
 
 _labels = 'expected transforms that leave labels alone'
 
+# %% ../nbs/12_memory.ipynb #db07f6b1
 class Decoder(TfmdDL):
     "The images of a data set in order, tensors `[c,h,w]`, or what is wrong in place of one"
     def __init__(self,
@@ -108,6 +110,7 @@ def decode_all(
             i += 1
     return left_out
 
+# %% ../nbs/12_memory.ipynb #6aac1c87
 def first_image(
     d:Decoder,
     skip_bad:bool=False # Whether it may be another than the very first
@@ -140,6 +143,7 @@ def free_bytes(
     if folder: return shutil.disk_usage(folder).free
     return min([psutil.virtual_memory().available, *_limits()])
 
+# %% ../nbs/12_memory.ipynb #7dfa1ed5
 def check_room(
     n:int, # How many images
     x:Tensor, # One of them
@@ -182,6 +186,7 @@ def checksum(
     "A checksum of the content of `file`"
     return f'{zlib.crc32(np.memmap(file, np.uint8, "r")):08x}'
 
+# %% ../nbs/12_memory.ipynb #8789a076
 def _mapped(file): # images `[n,c,h,w]`, and the numbers of those left out, saved behind them
     x = np.load(file, mmap_mode='r')
     with open(file, 'rb') as f:
@@ -210,6 +215,7 @@ def from_cache(
         except Exception: pass # it is cut short, or holds something else
         file.unlink(missing_ok=True) # another process may be at it too
 
+# %% ../nbs/12_memory.ipynb #b20f966d
 def to_cache(
     d:Decoder,
     folder:Path,
@@ -231,6 +237,7 @@ def to_cache(
     finally: tmp.unlink(missing_ok=True)
     return _mapped(file)
 
+# %% ../nbs/12_memory.ipynb #7969a078
 def remove_unfinished(
     folder:Path
 ):
@@ -281,27 +288,6 @@ class InMemoryDL(MultiSampleDL):
             return super().new(dataset, cls, **{'data': self.data, **kwargs})
         return super().new(dataset, ifnone(cls, MultiSampleDL), **kwargs)
 
-    def create_batches(self, samps):
-        "Batches as a few tensor operations each"
-        if self.data is None: yield from super().create_batches(samps)
-        else:
-            idx = torch.as_tensor(list(samps), dtype=torch.long)
-            if self.n_samples>1: idx = self.pair_idx[:,idx]
-            least = self.bs if self.drop_last else 1
-            for part in idx.to(self.data[0].device).split(self.bs, -1):
-                if part.shape[-1]>=least: yield self.stacked(part)
-
-    def stacked(self,
-        idx:Tensor # Numbers of items `[b]`, or `[N,b]`
-    )->Stacked:
-        "A batch of these items, without a copy for each slot"
-        res = []
-        for t in self.data:
-            o = t.as_subclass(Tensor).index_select(0, idx.flatten()) # slots end to end
-            if idx.ndim>1: o = o.unflatten(0, idx.shape).transpose(0, 1)
-            res.append(o.as_subclass(type(t)))
-        return Stacked(res)
-
     def shuffle_fn(self, idxs): # fastai's takes a tenth of the time of an epoch
         order = torch.randperm(len(idxs), generator=keyed_rng(self.rng.getrandbits(32)))
         return [idxs[i] for i in order.tolist()]
@@ -310,6 +296,30 @@ class InMemoryDL(MultiSampleDL):
     def labels(self): return self.data[1].cpu() if self.data else read_labels(self.dataset)
 
     def __getstate__(self): return {**self.__dict__, 'data': None} # then it reads its files again
+
+# %% ../nbs/12_memory.ipynb #b7c1d2e3
+@patch
+def create_batches(self:InMemoryDL, samps):
+    "Batches as a few tensor operations each"
+    if self.data is None: yield from MultiSampleDL.create_batches(self, samps)
+    else:
+        idx = torch.as_tensor(list(samps), dtype=torch.long)
+        if self.n_samples>1: idx = self.pair_idx[:,idx]
+        least = self.bs if self.drop_last else 1
+        for part in idx.to(self.data[0].device).split(self.bs, -1):
+            if part.shape[-1]>=least: yield self.stacked(part)
+
+@patch
+def stacked(self:InMemoryDL,
+    idx:Tensor # Numbers of items `[b]`, or `[N,b]`
+)->Stacked:
+    "A batch of these items, without a copy for each slot"
+    res = []
+    for t in self.data:
+        o = t.as_subclass(Tensor).index_select(0, idx.flatten()) # slots end to end
+        if idx.ndim>1: o = o.unflatten(0, idx.shape).transpose(0, 1)
+        res.append(o.as_subclass(type(t)))
+    return Stacked(res)
 
 # %% ../nbs/12_memory.ipynb #a92521cc
 def check_plain(

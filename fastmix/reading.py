@@ -33,7 +33,7 @@ def source_name(
     o = first(image_sources(tl._new(L(tl.items, use_list=None)[[i]])))
     return str(o) if isinstance(o, (str,Path)) else f'item {i}'
 
-
+# %% ../nbs/03_reading.ipynb #2f6dbe22
 def image_problem(
     ds:Datasets,
     i:int # Number of the item
