@@ -303,11 +303,9 @@ def create_batches(self:InMemoryDL, samps):
     "Batches as a few tensor operations each"
     if self.data is None: yield from MultiSampleDL.create_batches(self, samps)
     else:
-        idx = torch.as_tensor(list(samps), dtype=torch.long)
-        if self.n_samples>1: idx = self.pair_idx[:,idx]
-        least = self.bs if self.drop_last else 1
-        for part in idx.to(self.data[0].device).split(self.bs, -1):
-            if part.shape[-1]>=least: yield self.stacked(part)
+        for idx in map(torch.as_tensor, self.chunkify(samps)): # there may be no end of them
+            if self.n_samples>1: idx = self.pair_idx.index_select(1, idx)
+            yield self.stacked(idx.to(self.data[0].device, non_blocking=True))
 
 @patch
 def stacked(self:InMemoryDL,
