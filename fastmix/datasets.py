@@ -30,6 +30,7 @@ def digit_label(i:int # Number of the digit, 0..1796
     "The class of one of scikit-learn's digits"
     return str(_digits()[1][i])
 
+# %% ../nbs/13_datasets.ipynb #97e05e47
 def digits_dls(
     n_samples:int=2, # Number of slots N; 1 gives ordinary loaders
     bs:int=64, # Batch size

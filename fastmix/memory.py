@@ -10,7 +10,7 @@ __all__ = ['PadCrop', 'Unreadable', 'Decoder', 'decode_all', 'first_image', 'fre
 # %% ../nbs/12_memory.ipynb #fb5d5aaa
 import hashlib, pickle, psutil, shutil, zlib
 from fastai.vision.all import *
-from functools import cached_property
+from functools import cached_property, lru_cache
 from .core import *
 from .checks import *
 from .processes import *
@@ -18,6 +18,14 @@ from .reading import *
 from .data import *
 
 # %% ../nbs/12_memory.ipynb #d241cef7
+@lru_cache(8)
+def _in_image(pad, h, w, dtype, device): # for each place of a crop [2*pad+1,h*w]: 0 in the padding
+    ones = torch.ones(h, w, dtype=dtype, device=device)
+    rows = F.pad(ones, (0,0,pad,pad)).unfold(0, h, 1).transpose(1, 2)
+    cols = F.pad(ones, (pad,pad)).unfold(1, w, 1).transpose(0, 1)
+    return rows.flatten(1),cols.flatten(1)
+
+# %% ../nbs/12_memory.ipynb #6eb1ab12
 class PadCrop(RandTransform):
     "Pad every image, crop it at random to its size again, flip it at random; bytes or floats"
     split_idx,order = 0,5 # in training only, and before the bytes become floats
@@ -34,18 +42,16 @@ class PadCrop(RandTransform):
             raise ValueError('PadCrop: expected a batch [b,c,h,w], as among batch_tfms; '
                              f'{tuple(im.shape)} came')
         b,c,h,w = im.shape
-        i,j = torch.randint(2*self.pad+1, (2,b), device=im.device) # where a crop begins
+        i,j = torch.randint(2*self.pad+1, (2,b), device=im.device).unbind() # where a crop begins
         flip = torch.rand(b, device=im.device) < (.5 if self.flip else 0)
         margin = im.new_zeros(self.pad*(w+1)) # as far as a crop may begin before its image
         pixels = torch.cat([margin, im.flatten(), im.flip(-1).flatten(), margin])
         windows = pixels.as_strided((len(pixels)-c*h*w+1, c*h*w), (1,1)) # one begins at each pixel
         image = torch.arange(b, device=im.device) + b*flip # itself, or its mirror image
-        crops = windows.index_select(0, image*c*h*w + i*w + j).view(b, c, h, w)
-        shown = self._shown(im, h, i)[:,None,:,None]*self._shown(im, w, j)[:,None,None]
-        return crops.mul_(shown).as_subclass(type(x))
-
-    def _shown(self, im, n, start): # of `n` rows or columns [b,n]: 1 in the image, 0 in the padding
-        return F.pad(im.new_ones(n), (self.pad,self.pad)).unfold(0, n, 1)[start]
+        crops = windows.index_select(0, image*(c*h*w) + i*w + j).view(b, c, h, w)
+        rows,cols = _in_image(self.pad, h, w, im.dtype, im.device)
+        shown = rows.index_select(0, i).mul_(cols.index_select(0, j))
+        return crops.mul_(shown.view(b, 1, h, w)).as_subclass(type(x))
 
 # %% ../nbs/12_memory.ipynb #aa37941a
 class Unreadable(str): "Why an image cannot be decoded"
@@ -55,6 +61,7 @@ _random = ('comes out differently each time, and cannot be decoded once: expecte
 
 _labels = 'expected transforms that leave labels alone'
 
+# %% ../nbs/12_memory.ipynb #db07f6b1
 class Decoder(TfmdDL):
     "The images of a data set in order, tensors `[c,h,w]`, or what is wrong in place of one"
     def __init__(self,
@@ -103,6 +110,7 @@ def decode_all(
             i += 1
     return left_out
 
+# %% ../nbs/12_memory.ipynb #6aac1c87
 def first_image(
     d:Decoder,
     skip_bad:bool=False # Whether it may be another than the very first
@@ -135,6 +143,7 @@ def free_bytes(
     if folder: return shutil.disk_usage(folder).free
     return min([psutil.virtual_memory().available, *_limits()])
 
+# %% ../nbs/12_memory.ipynb #7dfa1ed5
 def check_room(
     n:int, # How many images
     x:Tensor, # One of them
@@ -177,6 +186,7 @@ def checksum(
     "A checksum of the content of `file`"
     return f'{zlib.crc32(np.memmap(file, np.uint8, "r")):08x}'
 
+# %% ../nbs/12_memory.ipynb #8789a076
 def _mapped(file): # images `[n,c,h,w]`, and the numbers of those left out, saved behind them
     x = np.load(file, mmap_mode='r')
     with open(file, 'rb') as f:
@@ -205,6 +215,7 @@ def from_cache(
         except Exception: pass # it is cut short, or holds something else
         file.unlink(missing_ok=True) # another process may be at it too
 
+# %% ../nbs/12_memory.ipynb #b20f966d
 def to_cache(
     d:Decoder,
     folder:Path,
@@ -226,6 +237,7 @@ def to_cache(
     finally: tmp.unlink(missing_ok=True)
     return _mapped(file)
 
+# %% ../nbs/12_memory.ipynb #7969a078
 def remove_unfinished(
     folder:Path
 ):
@@ -276,17 +288,6 @@ class InMemoryDL(MultiSampleDL):
             return super().new(dataset, cls, **{'data': self.data, **kwargs})
         return super().new(dataset, ifnone(cls, MultiSampleDL), **kwargs)
 
-    def create_batches(self, samps):
-        "Batches as a few tensor operations each"
-        if self.data is None: yield from super().create_batches(samps)
-        else:
-            for idx in map(torch.as_tensor, self.chunkify(samps)):
-                if self.n_samples>1: idx = self.pair_idx[:,idx].flatten() # slots end to end
-                idx = idx.to(self.data[0].device, non_blocking=True)
-                rows = [t.as_subclass(Tensor).index_select(0, idx) for t in self.data]
-                b = tuple(o.as_subclass(type(t)) for o,t in zip(rows, self.data))
-                yield to_slots(b, self.n_samples)
-
     def shuffle_fn(self, idxs): # fastai's takes a tenth of the time of an epoch
         order = torch.randperm(len(idxs), generator=keyed_rng(self.rng.getrandbits(32)))
         return [idxs[i] for i in order.tolist()]
@@ -295,6 +296,28 @@ class InMemoryDL(MultiSampleDL):
     def labels(self): return self.data[1].cpu() if self.data else read_labels(self.dataset)
 
     def __getstate__(self): return {**self.__dict__, 'data': None} # then it reads its files again
+
+# %% ../nbs/12_memory.ipynb #b7c1d2e3
+@patch
+def create_batches(self:InMemoryDL, samps):
+    "Batches as a few tensor operations each"
+    if self.data is None: yield from MultiSampleDL.create_batches(self, samps)
+    else:
+        for idx in map(torch.as_tensor, self.chunkify(samps)): # there may be no end of them
+            if self.n_samples>1: idx = self.pair_idx.index_select(1, idx)
+            yield self.stacked(idx.to(self.data[0].device, non_blocking=True))
+
+@patch
+def stacked(self:InMemoryDL,
+    idx:Tensor # Numbers of items `[b]`, or `[N,b]`
+)->Stacked:
+    "A batch of these items, without a copy for each slot"
+    res = []
+    for t in self.data:
+        o = t.as_subclass(Tensor).index_select(0, idx.flatten()) # slots end to end
+        if idx.ndim>1: o = o.unflatten(0, idx.shape).transpose(0, 1)
+        res.append(o.as_subclass(type(t)))
+    return Stacked(res)
 
 # %% ../nbs/12_memory.ipynb #a92521cc
 def check_plain(

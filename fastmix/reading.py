@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['image_sources', 'source_name', 'image_problem', 'raw_labels', 'read_labels', 'check_labels', 'probe_image',
-           'image_sizes', 'say_left_out', 'inside_itself', 'image_files']
+           'image_sizes', 'say_left_out', 'inside_itself', 'image_files', 'checked_datasets']
 
 # %% ../nbs/03_reading.ipynb #18525f5a
 from fastai.vision.all import *
@@ -33,7 +33,7 @@ def source_name(
     o = first(image_sources(tl._new(L(tl.items, use_list=None)[[i]])))
     return str(o) if isinstance(o, (str,Path)) else f'item {i}'
 
-
+# %% ../nbs/03_reading.ipynb #2f6dbe22
 def image_problem(
     ds:Datasets,
     i:int # Number of the item
@@ -155,3 +155,59 @@ def image_files(
         if folders and Path(folder)==Path(path): names[:] = [o for o in names if o in folders]
         else: files += get_image_files(folder, recurse=False)
     return files
+
+# %% ../nbs/03_reading.ipynb #6b284749
+def _check_columns(dblock, frame): # fastai would fail without saying where
+    if not len(frame): raise ValueError('data frame: expected a row for each image, it has none')
+    for c in L(g.cols for g in dblock.getters if isinstance(g, ColReader)).concat():
+        missing = (frame.iloc[:,c] if isinstance(c, int) else frame[c]).isna()
+        if missing.any():
+            name = frame.iloc[int(missing.argmax()),0]
+            raise ValueError(f'{name}: expected a value in column {c!r}, it is missing')
+
+def _check_size(dsets, item_tfms, sizes): # of two files that differ in size
+    i,*others = {size:i for i,size in sizes.items() if size}.values() or [None]
+    if not others: return
+    j = others[0]
+    a,b = [tuple(Pipeline(item_tfms)(dsets[k])[0].shape) for k in (i,j)]
+    if a!=b:
+        names = f'{source_name(dsets, i)}, {source_name(dsets, j)}'
+        raise ValueError(f'{names}: expected images of one size, '
+                         f'they have {a} and {b}; add Resize to item_tfms')
+
+# %% ../nbs/03_reading.ipynb #3fac5769
+class _CheckedSplitter: # a splitter that looks at files and labels first
+    def __init__(self, dblock, source, skip_bad):
+        self.split,self.tfms = dblock.splitter or RandomSplitter(),dblock._combine_type_tfms()
+        self.source,self.skip_bad,self.sizes = source,skip_bad,{}
+    def __call__(self, items):
+        if not len(items):
+            what = 'no items: expected'
+            if isinstance(self.source, (str,Path)): what = f'{self.source}: expected a folder with'
+            raise ValueError(f'{what} images, found none')
+        if self.skip_bad is None: return self.split(items)
+        ds = Datasets(items, self.tfms, do_setup=False)
+        self.sizes = image_sizes(ds, self.skip_bad)
+        for _ in raw_labels(ds): pass
+        splits = [L(mask2idxs(s)).filter(self.sizes.__contains__) for s in self.split(items)]
+        while splits[0] and (problem := image_problem(ds, splits[0][0])): # fastai opens this one
+            if not self.skip_bad: raise ValueError(problem)
+            say_left_out(1, len(items), problem)
+            splits[0] = splits[0][1:]
+        return splits
+
+# %% ../nbs/03_reading.ipynb #909de70e
+def checked_datasets(
+    dblock:DataBlock,
+    source, # Source of data, as the block's `get_items` takes it
+    skip_bad:bool=False, # Leave out images that cannot be read; `None`: look at no file
+    verbose:bool=False # As in fastai
+)->Datasets:
+    "The data sets of `dblock`; those that would fail in the middle of a training are refused"
+    if isinstance(source, pd.DataFrame): _check_columns(dblock, source)
+    block = copy(dblock)
+    block.splitter = _CheckedSplitter(dblock, source, skip_bad)
+    dsets = block.datasets(source, verbose=verbose)
+    _check_size(dsets, dblock.item_tfms, block.splitter.sizes)
+    check_labels(*map(dsets.subset, range(2)))
+    return dsets

@@ -266,6 +266,23 @@ def test_bad_files(path, capsys):
     with pytest.raises(ValueError, match='000.png|no.jpg'):
         for dl in make(path, skip_bad=None).loaders: list(dl.new(shuffle=False))
 
+@pytest.mark.parametrize('memory', [False,True])
+@pytest.mark.parametrize('n', [1,2])
+def test_a_file_damaged_in_its_middle(path, memory, n, capsys):
+    "It looks whole until it is decoded, in the first pass"
+    fn = path/'b'/'004.png'
+    data = bytearray(fn.read_bytes())
+    data[60:90] = bytes(30)
+    fn.write_bytes(data)
+    def count(skip_bad):
+        dls = make(path, n_samples=n, skip_bad=skip_bad, drop_last=False)
+        if memory: dls = in_memory(dls)
+        return sum(len(b[0]) for dl in dls.loaders for b in dl)
+    with pytest.raises(ValueError, match='004.png: expected an image'): count(False)
+    lost = 24-count(True)
+    assert lost==1 if memory or n==1 else 1<=lost<=n # its mixtures are left out, one for each slot
+    assert '004.png' in capsys.readouterr().out
+
 def test_unequal_sizes(path):
     Image.new('RGB', (9,8)).save(path/'a'/'wide.png')
     with pytest.raises(ValueError, match='wide.png'): make(path)
