@@ -4,7 +4,7 @@ from fastmix.core import Fixed, blend, mix, patches, draw_weights, partners, top
 from fastmix.losses import HeadsLoss
 from fastmix.models import MultiSample, multi_sample_model, to_single, cifar_resnet
 from fastmix.models import resnet20, resnet32, resnet44, resnet56, resnet110
-from fastmix.metrics import Top2, Top2All, HeadAccuracy, HeadMetric
+from fastmix.metrics import Top2, Top2All, HeadAccuracy, HeadMetric, CalibrationError, Brier
 from fastmix.training import nesterov_sgd, StepDecay, DevicePrecision, set_precision
 from fastmix.resuming import Checkpoint, RunLog
 from fastmix.data import MultiSampleDL, MultiSampleDataLoaders, MultiSampleDataBlock

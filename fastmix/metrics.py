@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['mixed_labels', 'order_labels', 'predicted', 'top2', 'top2_all', 'MixMetric', 'Top2', 'Top2All', 'HeadAccuracy',
-           'HeadMetric', 'head_metrics']
+           'HeadMetric', 'head_metrics', 'CalibrationError', 'Brier']
 
 # %% ../nbs/05_metrics.ipynb #6e295084
 from copy import deepcopy
 from fastai.basics import *
 from fastai.learner import mk_metric
+from fastai.metrics import AccumMetric, ActivationType
 from .checks import *
 from .core import *
 
@@ -160,3 +161,29 @@ def head_metrics(
     "Make any metrics fit for `n` slots"
     fit = lambda m: n==1 or isinstance(m, (MixMetric,HeadMetric))
     return L(metrics).map(lambda m: m if fit(m) else HeadMetric(m, *range(n)))
+
+# %% ../nbs/05_metrics.ipynb #7ebf85d5
+def _calibration_error(probs, y, bins): # which torchmetrics computes; its import takes a while
+    from torchmetrics.functional.classification import multiclass_calibration_error
+    probs,y = probs.as_subclass(Tensor),y.as_subclass(Tensor)
+    return multiclass_calibration_error(probs, y, probs.shape[1], bins, 'l1')
+
+def _brier(probs, y):
+    from sklearn.metrics import brier_score_loss
+    labels = range(probs.shape[1])
+    probs = probs.double()/probs.double().sum(1, keepdim=True) # float32's sums are a little off
+    return brier_score_loss(y, probs, labels=labels, scale_by_half=False)
+
+def _of_probabilities(func, name):
+    return AccumMetric(func, 1, ActivationType.Softmax, flatten=False, name=name)
+
+def CalibrationError(
+    bins:int=15 # Number of bins of confidence
+)->AccumMetric: # 0..1
+    "Expected calibration error of the most probable class"
+    check_int('bins', bins, 1)
+    return _of_probabilities(partial(_calibration_error, bins=bins), 'calibration_error')
+
+def Brier()->AccumMetric: # 0..2
+    "Brier score over all classes"
+    return _of_probabilities(_brier, 'brier')

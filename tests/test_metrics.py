@@ -170,3 +170,30 @@ def test_predictions_are_decoded_as_their_loss_means_them(loss, activation, deco
     one = loss.decodes(p[:,0]) # one softmax, or one set of labels or numbers, of both slots
     want = p[:,0].topk(2).indices.unbind(1) if decoded(p).ndim==2 else [decoded(p[:,0])]*2
     assert all(torch.equal(*o) for o in zip(one, want)) and len(one)==2
+
+@pytest.mark.parametrize('n', [1,2])
+def test_calibration_of_each_head(n):
+    "As the definitions say, over batches of uneven size, averaged over the heads"
+    g = torch.Generator().manual_seed(0)
+    pred,y = 3*torch.randn(50,n,4, generator=g),torch.randint(4, (n,50), generator=g)
+    for metric,lo in ((CalibrationError(bins=10),0),(Brier(),0)):
+        metric = HeadMetric(metric, *range(n)) if n>1 else metric
+        metric.reset()
+        for part in (slice(0,33), slice(33,50)):
+            ys = tuple(o[part] for o in y)
+            p = pred[part] if n>1 else pred[part,0]
+            metric.accumulate(SimpleNamespace(pred=p, y=ys[0], yb=ys, to_detach=to_detach))
+        want = []
+        for i in range(n):
+            p = pred[:,i].softmax(-1)
+            conf,named = p.max(1)
+            right = (named==y[i]).float()
+            if 'brier' in metric.name: want.append((p-F.one_hot(y[i], 4)).pow(2).sum(1).mean())
+            else: want.append(sum((right-conf)[(conf*10).long().clamp(max=9)==k].sum().abs() for k in range(10))/50)
+        assert abs(metric.value - sum(want)/n) < 1e-5
+    with pytest.raises(ValueError, match='bins=0: expected a whole number'): CalibrationError(bins=0)
+
+def test_calibration_in_a_learner():
+    learn = mixup_c_learner(digits_dls(bs=64, size=8), arch=resnet20, metrics=[CalibrationError(), Brier()])
+    with learn.no_bar(), learn.no_logging(): values = learn.validate()[1:]
+    assert 0<=values[0]<=1 and 0<=values[1]<=2
