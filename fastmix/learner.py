@@ -101,6 +101,12 @@ class MixupLearner(Learner):
                 self._with_events(self._do_epoch, 'epoch', CancelEpochException)
         finally: self._last_word('leave_fit')
 
+    @delegates(Learner.tta)
+    def tta(self, ds_idx=1, dl=None, **kwargs):
+        "fastai's `tta` of the same pairs each time"
+        if dl is None: dl = self.dls[ds_idx].new(shuffle=False, drop_last=False)
+        return super().tta(dl=dl, **kwargs)
+
 # %% ../nbs/14_learner.ipynb #1344f2be
 @patch
 def to_distributed(self:MixupLearner,
@@ -137,12 +143,6 @@ class MultiSampleLearner(MixupLearner):
         xs,_,ys,dec = self.get_preds(dl=[dl.one_batch()], with_input=True, with_decoded=True)
         dl = with_slots(dl, self.model.n_samples)
         dl.show_results(tuplify(xs)+tuplify(ys), dec, max_n=max_n, **kwargs)
-
-    @delegates(Learner.tta)
-    def tta(self, ds_idx=1, dl=None, **kwargs):
-        "fastai's `tta` of the same pairs each time"
-        if dl is None: dl = self.dls[ds_idx].new(shuffle=False, drop_last=False)
-        return super().tta(dl=dl, **kwargs)
 
 # %% ../nbs/14_learner.ipynb #d253b620
 def _normalize(dls, net): # as fastai does it for pretrained weights
@@ -402,7 +402,10 @@ def to_single(self:Learner,
     if isinstance(model, MultiSample): model = to_single(model)
     else: model = MultiSample(deepcopy(model), 1, 1, dls.one_batch()[0].shape[1])
     kwargs = dict(loss_func=loss_of_one(self), path=self.path) | kwargs
-    return mixup_learner(dls, arch=model, **kwargs)
+    if len(dls.train_ds): return mixup_learner(dls, arch=model, **kwargs)
+    # `load_learner` brings no data to look at
+    trained_as = dict(opt_func=self.opt_func, lr=self.lr, cbs=StepDecay(), splitter=slot_groups)
+    return MixupLearner(dls, model, **trained_as | kwargs)
 
 @patch
 def fine_tune_single(self:Learner,

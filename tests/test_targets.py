@@ -91,7 +91,12 @@ def test_shipping(trained):
     torch.testing.assert_close(loaded.predict_many(images)[2][2], learn.predict_many(images)[2][2])
     single = learn.to_single()
     single.remove_cb(ProgressCallback)
-    assert single.predict(images[0])[2].shape==learn.predict_many(images)[0][2].shape
+    answer = single.predict(images[0])[2]
+    assert answer.shape==learn.predict_many(images)[0][2].shape
+    of_loaded = loaded.to_single() # whose loaders are empty
+    with of_loaded.no_bar(): torch.testing.assert_close(of_loaded.predict(images[0])[2], answer)
+    assert load_weights(of_loaded.save_weights('w1')).n_samples==1 and of_loaded.export_onnx('m1').exists()
+    with learn.no_bar(): assert len(learn.tta(n=1)[0])==20
 
 @pytest.mark.parametrize('metric', [accuracy, error_rate, F1Score(average='macro')])
 def test_any_metric_of_fastai_is_averaged_over_the_heads(metric):
