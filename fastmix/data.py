@@ -302,7 +302,7 @@ class MultiSampleDataLoaders(ImageDataLoaders):
         kwargs = {**dblock.dls_kwargs, **{k:v for k,v in slots.items() if v is not None}, **kwargs}
         check_loader_args(kwargs)
         dblock,get_items = copy(dblock),dblock.get_items
-        if getattr(get_items, 'func', get_items) is get_image_files: # which follows a link to itself
+        if getattr(get_items, 'func', get_items) is get_image_files: # it follows a link to itself
             dblock.get_items = partial(image_files, **getattr(get_items, 'keywords', {}))
         dsets = checked_datasets(dblock, source, skip_bad, kwargs.get('verbose', False))
         dls = dsets.dataloaders(path=path,
