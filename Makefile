@@ -6,14 +6,15 @@ export PYTHONWARNINGS := ignore::FutureWarning
 train: .venv/.base
 	.venv/bin/fastmix-train $(ARGS)
 
-# two notebooks at a time, one thread each: two threads each would wait for one another
+# two notebooks and two tests at a time, one thread each: two threads each would wait for one another
 test: test-library
 	$(PY) .ci/docs.py --check
 
 test-library: .venv/.dev
 	$(PY) .ci/in_step.py
+	$(PY) .ci/house.py
 	OMP_NUM_THREADS=1 .venv/bin/nbdev-test nbs --n-workers 2
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 
 test-slow: .venv/.dev
 	$(PY) -m pytest -m slow

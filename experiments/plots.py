@@ -4,7 +4,7 @@ from . import runs
 from .report import derived, frame, ran
 from .verdicts import n_classes
 
-def _axes(n, done, claim, scale, width=3.6, height=3):
+def _axes(n, done, claim, scale, width=4, height=3.2):
     "`n` axes, or `None` where no run of the claim is there"
     if not ran(claim, scale, done): return
     fig,axs = plt.subplots(1, n, figsize=(width*n, height), sharey=True, squeeze=False, layout='constrained')
@@ -13,7 +13,7 @@ def _axes(n, done, claim, scale, width=3.6, height=3):
 
 def _band(ax, x, ys, label, **kw): # mean over the seeds, and one standard deviation
     m,sd = np.mean(ys, 0),np.std(ys, 0, ddof=1) if len(ys)>1 else np.zeros(len(x))
-    line, = ax.plot(x, m, label=label, marker='.', **kw)
+    line, = ax.plot(x, m, label=label, **kw)
     ax.fill_between(x, m-sd, m+sd, color=line.get_color(), alpha=.2)
 
 def over_r(
@@ -21,20 +21,25 @@ def over_r(
     scale:str # One of `runs.scales`
 ):
     "Figure 1: accuracy of the last epoch over R, with the ceilings of Top2"
-    axs = _axes(4, done, 'fig1', scale, 3)
-    if axs is None: return
+    if not ran('fig1', scale, done): return
+    fig,axs = plt.subplots(2, 2, figsize=(8,6.6), sharex=True, sharey=True, layout='constrained')
     df = frame('fig1', scale, done)
-    cols = dict(train_top2='train Top2', top2='test Top2', train_top2_all='train Top2All', top2_all='test Top2All')
-    for ax,nm in zip(axs, runs.rules):
-        for col,label in cols.items():
-            d,ls = df[(df.net==nm)&df.run].groupby('r')[col],'--' if 'all' in col else '-'
-            ax.errorbar(d.mean().index, d.mean(), d.std().fillna(0), label=label, marker='.', ls=ls, capsize=2)
+    cols = dict(train_top2=('Top2, training','C0--'), top2=('Top2, test','C0-'),
+                train_top2_all=('Top2All, training','C1--'), top2_all=('Top2All, test','C1-'))
+    for ax,nm in zip(axs.flat, runs.rules):
+        for col,(label,fmt) in cols.items():
+            d = 100*df[(df.net==nm)&df.run].groupby('r')[col].agg(['mean','std']).fillna(0)
+            ax.errorbar(d.index, d['mean'], d['std'], label=label, fmt=fmt, marker='.', capsize=2)
         rs = sorted(df.r.unique())
-        ceiling = [.5 if nm=='mixup-L' or r==0 else 1-.5/n_classes for r in rs] # with λ_x=½ the order is chance; else `fastmix.core.top2_ceiling`
+        # With λ_x=½ the order is chance; else it is `fastmix.core.top2_ceiling`
+        ceiling = [50 if nm=='mixup-L' or r==0 else 100-50/n_classes for r in rs]
         ax.plot(rs, ceiling, color='gray', ls='', marker='_', ms=14, label='ceiling of Top2')
-        ax.set(title=nm, xlabel='R', ylim=(0,1.03))
-    axs[0].set_ylabel(f'accuracy, scale {scale}')
-    axs[-1].legend(fontsize=7, loc='center', bbox_to_anchor=(.5,.72))
+        ax.set(title=nm, ylim=(0,103))
+        ax.grid(alpha=.3)
+    for ax in axs[1]: ax.set_xlabel('range R of the weights')
+    for ax in axs[:,0]: ax.set_ylabel('accuracy, %')
+    fig.suptitle(f'Accuracy on mixtures, scale {scale}')
+    fig.legend(*axs[0,0].get_legend_handles_labels(), loc='outside lower center', ncols=3)
 
 def over_epochs(
     claim:str, # One of `runs.claims`
@@ -49,19 +54,22 @@ def over_epochs(
     panels = list(dict.fromkeys(tag[by] for tag,_ in todo))
     axs = _axes(len(panels), done, claim, scale)
     if axs is None: return
+    whose = list(dict.fromkeys(label.partition(', ')[2] for label in cols.values()))
     for ax,p in zip(axs, panels):
         curves = [done[runs.key(s)]['curves'].get('train', {}) for tag,s in todo if tag[by]==p and runs.key(s) in done]
         for k,(col,label) in enumerate(cols.items()):
-            ys = [c[col] for c in curves if col in c]
+            when,_,what = label.partition(', ')
+            style = dict(color=f'C{whose.index(what) if what else k}', ls='--' if when=='train' else '-')
+            ys = [100*np.array(c[col], float) for c in curves if col in c]
             for i,y in enumerate(ys if each else []):
-                ax.plot(range(1, len(y)+1), y, color=f'C{k}', lw=1, label=None if i else label)
-            if ys and not each: _band(ax, range(1, len(ys[0])+1), ys, label)
-        ax.axhline(1/n_classes, color='gray', lw=1, ls=':', label='chance')
-        ax.set(title=p, xlabel='epoch', ylim=(0,1.03))
+                ax.plot(range(1, len(y)+1), y, lw=1, label=None if i else label, **style)
+            if ys and not each: _band(ax, range(1, len(ys[0])+1), ys, label, **style)
+        ax.axhline(100/n_classes, color='gray', lw=1, ls=':', label='chance')
+        ax.set(title=p, xlabel='epoch', ylim=(0,103))
         ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.legend(fontsize=7)
+        ax.legend(fontsize=8)
     n = runs.scales[scale].get('n_curve')
-    axs[0].set_ylabel(f'accuracy, scale {scale}' + (f'\n(test: {n:,} images)' if n else ''))
+    axs[0].set_ylabel(f'%, scale {scale}' + (f'\n(test: {n:,} images)' if n else ''))
 
 def dots(
     claim:str, # One of `runs.claims`
@@ -69,7 +77,7 @@ def dots(
     scale:str, # One of `runs.scales`
     by:str, # What the rows are
     cols:dict, # Label of each figure, by its name
-    xlabel='single-image accuracy'
+    xlabel='single-image accuracy, %'
 ):
     "A dot for every seed"
     axs = _axes(1, done, claim, scale, 6)
@@ -78,7 +86,7 @@ def dots(
     names = list(dict.fromkeys(df[by]))
     for k,(col,label) in enumerate(cols.items()):
         d = df[df.run] if col in df else df.iloc[:0]
-        axs[0].plot(d.get(col), [names.index(o)-.12*k for o in d[by]], 'o', ms=4, color=f'C{k}', alpha=.7, label=label)
+        axs[0].plot(100*d[col] if col in d else [], [names.index(o)-.12*k for o in d[by]], 'o', ms=4, color=f'C{k}', alpha=.7, label=label)
     axs[0].set(yticks=range(len(names)), yticklabels=[str(o) for o in names], xlabel=f'{xlabel}, scale {scale}')
     axs[0].invert_yaxis()
-    axs[0].legend(fontsize=7)
+    axs[0].legend(fontsize=8)

@@ -128,12 +128,9 @@ def make_dls(
     if data_kind(s)=='cifar10':
         with PartialState().local_main_process_first(): path = fv.untar_data(fv.URLs.CIFAR)
         return fm.cifar_dls(path=path, **kw)
-    parts = [nm for nm in ('train','valid','val','test') if (Path(s.data)/nm).is_dir()]
-    split = dict(valid_pct=.2, seed=s.seed)
-    if parts[:1]==['train'] and len(parts)>1: split = dict(train='train', valid=parts[1])
-    tfms = [fm.PadCrop(s.size//8), fv.Normalize.from_stats(*fv.imagenet_stats)]
+    kw['batch_tfms'] = [fm.PadCrop(s.size//8), fv.Normalize.from_stats(*fv.imagenet_stats)]
     return fm.MultiSampleDataLoaders.from_folder(
-        s.data, item_tfms=fv.Resize(s.size), batch_tfms=tfms, skip_bad=s.skip_bad, **split, **kw)
+        s.data, item_tfms=fv.Resize(s.size), skip_bad=s.skip_bad, seed=s.seed, **kw)
 
 # %% ../nbs/18_cli.ipynb #9ef63598
 def make_learner(

@@ -302,7 +302,7 @@ class MultiSampleDataLoaders(ImageDataLoaders):
         kwargs = {**dblock.dls_kwargs, **{k:v for k,v in slots.items() if v is not None}, **kwargs}
         check_loader_args(kwargs)
         dblock,get_items = copy(dblock),dblock.get_items
-        if getattr(get_items, 'func', get_items) is get_image_files: # which follows a link to itself
+        if getattr(get_items, 'func', get_items) is get_image_files: # it follows a link to itself
             dblock.get_items = partial(image_files, **getattr(get_items, 'keywords', {}))
         dsets = checked_datasets(dblock, source, skip_bad, kwargs.get('verbose', False))
         dls = dsets.dataloaders(path=path,
@@ -317,8 +317,10 @@ def from_folder(cls:MultiSampleDataLoaders,
     path, train='train', valid=None, valid_pct=None, seed=None, **kwargs):
     "Create from a folder per class: `train/` and `valid/`, `val/` or `test/`; or split by itself"
     path,rest = Path(path),('valid','val','test')
+    if valid is not None and valid_pct is None and not (path/valid).is_dir():
+        raise ValueError(f'valid={valid!r}: expected a folder in {path}')
     if valid is None: valid = first(o for o in rest if (path/o).is_dir()) or rest[0]
-    if valid_pct is None and not (path/train).is_dir() and not (path/valid).is_dir():
+    if valid_pct is None and not ((path/train).is_dir() and (path/valid).is_dir()):
         valid_pct,seed = .2,ifnone(seed, 42)
         print(f'{path}: no {train}/ and {valid}/, so a fifth is for validation (seed {seed})')
     make = ImageDataLoaders.from_folder.__func__

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Heads', 'MultiSample', 'BasicBlock', 'cifar_resnet', 'resnet20', 'resnet32', 'resnet44', 'resnet56', 'resnet110',
-           'multi_sample_model', 'to_single', 'make_model', 'named_arch']
+           'multi_sample_model', 'to_single', 'make_model', 'check_model', 'slot_groups', 'named_arch']
 
 # %% ../nbs/06_models.ipynb #fe09d6dc
 import inspect, re, torchvision
 from copy import deepcopy
 from difflib import get_close_matches
 from fastai.basics import *
+from fastai.vision.learner import model_meta
 from fastai.vision.models import xresnet
 from huggingface_hub import PyTorchModelHubMixin
 from .checks import *
@@ -274,6 +275,44 @@ def make_model(
         net = multi_sample_model(net, n_samples, n_classes, n_heads, n_in)
     net.arch = ifnone(net.arch, _arch_name(arch))
     return net
+
+# %% ../nbs/06_models.ipynb #b0bda5c9
+@torch.no_grad()
+def check_model(
+    model:MultiSample, # A network
+    xs:tuple, # Images of a batch, of every slot or of one `[b,n_in,h,w]`
+    n_samples:int, # Number of slots
+    n_classes:int # Number of classes C
+):
+    "Refuse a network that does not take such images, or answers otherwise than the loss expects"
+    for k,want in dict(n_samples=n_samples, n_in=xs[0].shape[1]).items():
+        has = getattr(model, k)
+        if has==want: continue
+        raise ValueError(f'a network of {k}={has}: expected {want}, as the images have')
+    name = model.arch or type(model.net).__name__
+    one = [x[:1].as_subclass(Tensor).cpu() for x in (xs*n_samples)[:n_samples]]
+    try: out = deepcopy(model).cpu().eval()(*one)
+    except Exception as e:
+        raise ValueError(f'{name} does not take images of {tuple(xs[0].shape[1:])}: {e}') from e
+    want = (model.n_heads,n_classes) if model.n_heads>1 else (n_classes,)
+    if out.shape[1:]==want: return
+    raise ValueError(f'{name} answers an image with {tuple(out.shape[1:])}: expected {want}, '
+                     'its heads and the classes')
+
+# %% ../nbs/06_models.ipynb #9b60de60
+def slot_groups(
+    model:MultiSample, # A network of any number of slots
+    arch=None # What it was built by
+)->L: # Lists of parameters, the heads last
+    "fastai's parameter groups for `arch`, where it has such; else the body and the heads"
+    meta = model_meta.get(arch)
+    if isinstance(meta, dict):
+        layers = list(model.net.children())
+        body,head = nn.Sequential(*layers[:meta['cut']]),nn.Sequential(*layers[meta['cut']:])
+        return meta['split'](nn.Sequential(body, head))
+    heads = L(m for m in model.modules() if isinstance(m, Heads))
+    in_heads = set(heads.map(params).concat())
+    return L([p for p in model.parameters() if p not in in_heads], *heads.map(params))
 
 # %% ../nbs/06_models.ipynb #847290e8
 def named_arch(

@@ -154,8 +154,7 @@ class SmoothLoss(AvgSmoothLoss):
 # %% ../nbs/07_training.ipynb #583d5be7
 class LossWatch(Callback):
     "Stop when the training loss is not finite"
-    order = Recorder.order+1
-    run_valid,start = False,0
+    order,run_valid,start = Recorder.order+1,False,0
     _stateattrs = ('shown',)
     def __init__(self,
         every:int=50 # Number of batches between two looks on a GPU

@@ -471,3 +471,13 @@ def test_a_folder_that_links_to_itself(path):
     dls = MultiSampleDataLoaders.from_folder(path, bs=4, num_workers=0, device='cpu')
     found = [*dls.train_ds.items, *dls.valid_ds.items]
     assert len(found)==len(set(map(os.path.realpath, found)))==24
+
+def test_a_folder_splits_by_itself_unless_told_otherwise(path, capsys):
+    kw = dict(bs=4, num_workers=0, device='cpu')
+    dls = MultiSampleDataLoaders.from_folder(path, seed=3, **kw)
+    assert 'a fifth is for validation (seed 3)' in capsys.readouterr().out
+    assert len(dls.valid_ds)==len(get_image_files(path))//5
+    (path/'train').mkdir() # alone, it says nothing about what is for validation
+    assert len(MultiSampleDataLoaders.from_folder(path, **kw).valid_ds)==len(dls.valid_ds)
+    with pytest.raises(ValueError, match="valid='holdout': expected a folder in"):
+        MultiSampleDataLoaders.from_folder(path, valid='holdout', **kw)

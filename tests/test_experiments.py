@@ -282,3 +282,19 @@ def test_interrupt(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cli, 'do', stop)
     with pytest.raises(SystemExit) as e: cli.main(['fig4', '--results', str(tmp_path)])
     assert e.value.code==130 and capsys.readouterr().err.count('\n')==1
+
+def test_the_findings_speak_of_these_verdicts():
+    "When a verdict changes, the sentence about it in `report.findings` must change too"
+    table,letter = report.summary(report.load()),{HOLDS:'+', FAILS:'-', OPEN:'?', NONE:'0'}
+    assert len(table)==len(verdicts.rules) and set(report.findings)==set(runs.claims)
+    came = {}
+    for r,v in zip(verdicts.rules, table.verdict):
+        came[r['claim']] = came.get(r['claim'], '') + letter[v]
+    assert came==dict(table1=12*'+'+6*'-'+'-?', fig4='??+??', fig5='--', fig5_batch='--', fig2='??', fig6='++',
+                      fig1='+-+?' '+-++' '--?-', gradient='??', recipe='00')
+
+def test_a_scale_with_all_its_runs_comes_first():
+    def lines(scale, n): return {k:dict(figures={}) for k in list(runs.runs_of('table1', scale))[:n]}
+    def order(mid, cpu): return list(report.begun('table1', dict(mid=lines('mid', mid), cpu=lines('cpu', cpu))))
+    assert order(1, None)==['cpu','mid'] and order(None, None)==['mid','cpu']
+    assert order(1, 1)==['mid','cpu'] and order(0, 0)==['cpu']

@@ -134,7 +134,8 @@
   const loadIndex = async () => {
     if (index) return;
     try {
-      index = window.searchIndex;
+      const r = await fetch(offset + "search.json");
+      index = await r.json();
     } catch (e) { index = []; }
     if (window.Fuse) {
       fuse = new window.Fuse(index, {

