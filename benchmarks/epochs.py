@@ -1,4 +1,4 @@
-"Whole epochs: against a bare PyTorch loop and the usual fastai way, with more data, with checkpoints"
+"Whole epochs: against a bare PyTorch loop and the usual fastai way; more data, checkpoints"
 import tempfile
 from fastai.vision.all import *
 from fastmix.all import *

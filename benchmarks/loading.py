@@ -13,8 +13,8 @@ def four_blocks(n_train, n_valid, **kwargs):
     def label(i): return compose(itemgetter(i), parent_label)
     dblock = DataBlock((ImageBlock,ImageBlock,CategoryBlock,CategoryBlock), n_inp=2,
                        get_items=pairs, get_x=[itemgetter(0),itemgetter(1)],
-                       get_y=[label(0),label(1)], splitter=IndexSplitter(range(n_train, len(files))),
-                       batch_tfms=tfms)
+                       get_y=[label(0),label(1)], batch_tfms=tfms,
+                       splitter=IndexSplitter(range(n_train, len(files))))
     return dblock.dataloaders(files, **dict(bs=bs, device=device, num_workers=0) | kwargs)
 
 class PairSet(data.Dataset):

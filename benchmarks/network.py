@@ -54,6 +54,32 @@ def predict(quick):
     rate = n/times([learn.validate, loop.validate], rounds)
     yield row(f'validate, {arch.__name__}', 'a bare loop', *rate, 'pairs/s', .95)
 
+def bare_step(net, xs, y):
+    "A function that does one step of plain PyTorch, of our networks or of torch-uncertainty's"
+    net = net.to(device, memory_format=torch.channels_last).train()
+    opt = bare.sgd(net)
+    def step():
+        with bare.precision(device, bf16): pred = net(*xs)
+        loss = bare.heads_loss(pred, y) if pred.ndim==3 else F.cross_entropy(pred, y.flatten())
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+    return step
+
+def mimo(quick):
+    "A step of a network of two slots, against torch-uncertainty's"
+    depth,b = (20,16) if quick else (56,bs)
+    name,against = f'a step of resnet{depth}, two slots',"torch-uncertainty's mimo_resnet"
+    yield from not_installed(name, against, 'torch_uncertainty')
+    if not find_spec('torch_uncertainty'): return
+    from torch_uncertainty.models import mimo_resnet
+    theirs = mimo_resnet(3, 10, arch=depth, num_estimators=2, conv_bias=False, style='cifar')
+    xs,y = torch.randn(2, b, 3, 32, 32, device=device),torch.randint(10, (2,b), device=device)
+    calls = [bare_step(cifar_resnet(depth, n_samples=2), xs, y),
+             bare_step(theirs, [xs.flatten(0, 1)], y)]
+    rate = b/times(calls, 2 if quick else 21, 2)
+    yield row(name, against, *rate, 'pairs/s', 1)
+
 def convolutions(net, x):
     "Functions that do what one step asks of each convolution, forward and backward"
     calls = []
