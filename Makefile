@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 export PYTHONWARNINGS := ignore::FutureWarning
 
-.PHONY: train test test-library test-slow test-docs release-check docs clean
+.PHONY: train test test-library test-slow test-docs bench release-check docs clean
 train: .venv/.base
 	.venv/bin/fastmix-train $(ARGS)
 
@@ -18,6 +18,10 @@ test-library: .venv/.dev
 
 test-slow: .venv/.dev
 	$(PY) -m pytest -m slow
+
+# to benchmarks/results/; NAMES="epochs start" measures these alone. Nothing else should run
+bench: .venv/.dev
+	$(PY) -m benchmarks $(NAMES)
 
 # docs/ in a real browser: Debian's chromium, which `make test` uses where it is installed
 test-docs: .venv/.dev

@@ -1,66 +1,72 @@
-"""What mixing costs: a ResNet-56 step with and without `MixupX`, and the callbacks' own work
-against that of fastai's `MixUp`
+"""What mixing costs: what a callback adds to a batch, against others; a step with and without
 
-`python benchmarks/callback.py [rounds]`. Whole batches of a `Learner`, all its callbacks included,
-side by side in one process: every round runs each learner once, in turning order, and learners are
-compared within a round. On a CPU one thread works, and its processor time counts, not what it waits
-for others. Printed are the median of the rounds' ratios and, in brackets, their middle half.
+The first is found with a network that has nothing to do: the time of a batch with the callback,
+less the time of one without. It holds the mixing, what it adds to the loss, and to its gradient.
 """
-import sys
-from time import perf_counter, process_time
 from fastai.vision.all import *
+from torchvision.transforms import v2
 from fastmix.all import *
-
-bs = 128
-rounds = int(sys.argv[1]) if len(sys.argv)>1 else 21
-device = default_device()
-cuda = device.type=='cuda'
-torch.set_num_threads(1)
-x = torch.randn(bs, 3, 32, 32, device=device)
-y = torch.randint(10, (bs,), device=device)
-batch = TensorImage(x),TensorCategory(y) # as a loader's
+from .common import *
+from .results import row
 
 class Nothing(Module):
     "A network without work: its prediction is its only parameter"
-    def __init__(self): self.pred = nn.Parameter(torch.randn(bs,10))
+    def __init__(self, bs): self.pred = nn.Parameter(torch.randn(bs,10))
     def forward(self, x): return self.pred
 
-def learner(cb=None, model=Nothing):
-    "A learner in the middle of an epoch"
-    d = DataLoaders([batch], [batch])
-    d._device,d.c = device,10
-    learn = Learner(d, model(), CrossEntropyLossFlat(), opt_func=nesterov_sgd, lr=.01, cbs=cb)
-    learn.remove_cb(ProgressCallback)
-    learn.model.to(device, memory_format=torch.channels_last)
-    learn.create_opt()
-    learn.n_epoch,learn.epoch,learn.dl,learn.n_iter = 1,0,d.train,1
-    for e in ('before_fit','before_epoch','before_train'): learn(e)
-    return learn
+class Transformed(Callback):
+    "Mix with a transform that gives every class a weight, as those of torchvision and timm do"
+    def __init__(self, tfm): self.tfm = tfm
+    def before_batch(self):
+        x,y = self.tfm(self.x.as_subclass(Tensor), self.y.as_subclass(Tensor))
+        self.learn.xb,self.learn.yb = (x,),(y,)
 
-def timed(learn):
-    clock = perf_counter if cuda else process_time
-    if cuda: torch.cuda.synchronize()
-    start = clock()
-    learn.one_batch(0, batch)
-    if cuda: torch.cuda.synchronize()
-    return clock()-start
+def images(bs, size): # a batch as a loader gives it
+    x,y = torch.randn(bs, 3, size, size),torch.randint(10, (bs,))
+    return to_device((TensorImage(x),TensorCategory(y)), device)
 
-def times(learns, rounds): # seconds `[rounds, learners]`; two rounds warm up
-    ts = np.zeros((rounds+2, len(learns)))
-    for i in range(len(ts)):
-        for j in np.roll(range(len(learns)), i): ts[i,j] = timed(learns[j])
-    return ts[2:]
+def batch_of(batch, model, cb=None, loss=None):
+    "A function that trains one batch, all callbacks included"
+    dls = DataLoaders([batch], [batch])
+    dls._device,dls.c = device,10
+    learn = quiet(Learner(dls, model.to(device, memory_format=torch.channels_last),
+                          ifnone(loss, CrossEntropyLossFlat()), nesterov_sgd, lr, cbs=cb))
+    return partial(in_epoch(learn).one_batch, 0, batch)
 
-def show(what, ratio):
-    lo,mid,hi = np.quantile(ratio, (.25,.5,.75))
-    print(f'{device}: {what}: {mid:.3f} [{lo:.3f}, {hi:.3f}]')
+def others():
+    "Mixing callbacks that ours are compared with: ours, and the loss of both"
+    flat,plain = CrossEntropyLossFlat,nn.CrossEntropyLoss # fastai's callbacks take fastai's losses
+    yield "fastai's MixUp",Mixup,MixUp(),flat
+    yield "fastai's CutMix",CutMixup,CutMix(),flat
+    yield "torchvision's v2.MixUp",Mixup,Transformed(v2.MixUp(num_classes=10)),plain
+    yield "torchvision's v2.CutMix",CutMixup,Transformed(v2.CutMix(num_classes=10)),plain
+    if not find_spec('timm'): return
+    from timm.data import Mixup as TimmMixup # ours has its name
+    yield "timm's Mixup",Mixup,Transformed(TimmMixup(num_classes=10, label_smoothing=0)),plain
 
-ts = times([learner(model=resnet56), learner(MixupX(seed=0), resnet56)], rounds)
-show(f'a ResNet-56 step, batch {bs}, with MixupX, in steps without', ts[:,1]/ts[:,0])
+def added(size, bs, rounds, tries):
+    "Rows for a batch of `bs` images"
+    batch = images(bs, size)
+    def call(cb, loss): return batch_of(apply(torch.clone, batch), Nothing(bs), cb, loss())
+    for against,rule,cb,loss in others():
+        calls = [call(None, loss), call(rule(seed=0), loss), call(cb, loss)]
+        ts = times(calls, rounds*tries, 3).reshape(3, rounds, tries)
+        none,ours,theirs = np.median(ts, -1)*1e3
+        yield row(f'{rule.__name__}, {bs} images of {size}x{size}: what it adds to a batch',
+                  against, ours-none, theirs-none, 'ms', 1, lower=True)
+    if not find_spec('timm'):
+        yield from not_installed(f'Mixup, {bs} images of {size}x{size}: what it adds to a batch',
+                                 "timm's Mixup", 'timm')
 
-rules = [Mixup, MixupX, MixupL, MixupXL, SamplePairing]
-ts = times([learner(), learner(MixUp()), *[learner(rule(seed=0)) for rule in rules]], 40*rounds)
-added = ts[:,1:] - ts[:,:1] # mixing, and what it adds to the loss and to its gradient
-print(f"{device}: fastai's MixUp adds {np.median(added[:,0])*1e3:.2f} ms to a batch")
-for rule,t in zip(rules, added[:,1:].T, strict=True):
-    show(f"what {rule.__name__} adds, in what fastai's MixUp adds", t/added[:,0])
+def callback(quick):
+    "A callback's own time, against that of others"
+    yield from added(32, 128, *(2,5) if quick else (21,20))
+    yield from added(224, 64, *(2,2) if quick else (15,4))
+
+def mixing(quick):
+    "A training step with mixing, against one without"
+    batch,arch = images(bs, 32),resnet20 if quick else resnet56
+    calls = [batch_of(batch, arch(), MixupX(seed=0)), batch_of(batch, arch())]
+    ours,theirs = times(calls, 2 if quick else 31, 2)*1e3
+    yield row(f'a step of {arch.__name__} with MixupX', 'without', ours, theirs, 'ms', 1.02,
+              lower=True)

@@ -1,0 +1,63 @@
+"What the page of benchmarks shows of the results files"
+from pathlib import Path
+import matplotlib.pyplot as plt, pandas as pd
+from experiments.report import md
+from . import results
+
+def load(
+    folder=results.folder
+)->list: # Contents of the results files
+    "What was measured, a machine each"
+    return [results.read(f) for f in sorted(Path(folder).glob('*.json'))]
+
+def machine(
+    d:dict # Content of a results file
+)->str:
+    "The machine in words"
+    m = d['machine']
+    libraries = ', '.join(f'{k} {v}' for k,v in m['libraries'].items() if v)
+    gpu = 'GPU: not measured' if m['device']=='CPU' else m['device']
+    return (f"{m['processor']}, {m['cores']} cores, {m['threads']} threads; {gpu}; "
+            f"Python {m['python']}, {libraries}; {m['date']}")
+
+def _figure(x): return f'{x:,.0f}' if abs(x)>=100 else f'{x:.3g}'
+
+def _cells(r):
+    cells = {'benchmark': r['name'], 'against': r['against']}
+    if 'missing' in r: return {**cells, 'ratio': r['missing']}
+    ratio,low,high = (_figure(r[k]) for k in ('ratio','low','high'))
+    asked = '' if r['asked'] is None else f"at {'most' if r['lower'] else 'least'} {r['asked']:g}"
+    reached = {True: 'yes', False: 'no', None: ''}[results.reached(r)]
+    return {**cells, 'ours': f"{_figure(r['ours'])} {r['unit']}",
+            'theirs': f"{_figure(r['theirs'])} {r['unit']}", 'ratio': f'{ratio} ({low} to {high})',
+            'asked': asked, 'reached': reached}
+
+def table(
+    d:dict # Content of a results file
+)->pd.DataFrame:
+    "A row for each comparison: medians, and the middle half of the ratios"
+    return pd.DataFrame(map(_cells, d['rows'])).fillna('')
+
+def tables(
+    done:list # From `load`
+):
+    "A table for each machine, for a notebook"
+    from IPython.display import Markdown
+    parts = [f'**{machine(d)}**\n\n{md(table(d))}' for d in done]
+    return Markdown('\n\n'.join(parts) or 'not measured yet')
+
+def bars(
+    d:dict # Content of a results file
+):
+    "The ratios as bars with their middle half, and marks for what was asked"
+    rows = [r for r in d['rows'] if 'missing' not in r and r['low']>0]
+    fig,ax = plt.subplots(figsize=(8, .6+.3*len(rows)), layout='constrained')
+    for i,r in enumerate(rows):
+        err = [[r['ratio']-r['low']],[r['high']-r['ratio']]]
+        ax.barh(i, r['ratio'], xerr=err, color='C1' if r['lower'] else 'C0', alpha=.7)
+        if r['asked']: ax.plot([r['asked']]*2, [i-.4,i+.4], color='k')
+    ax.axvline(1, color='gray', lw=1, ls=':')
+    ax.set(xscale='log', xlabel='ours to theirs', yticks=range(len(rows)))
+    ax.set_yticklabels([f"{r['name']} / {r['against']}" for r in rows], fontsize=6)
+    ax.set_title(machine(d).split(';')[0], fontsize=8)
+    ax.invert_yaxis()

@@ -1,0 +1,85 @@
+"Results files and what fell from one to another; nothing is timed here"
+import json, sys
+import pytest
+from benchmarks import __main__ as main, page, results
+
+fast = results.row('pairs', 'a loop', [100,110,120,130], [10,10,10,10], 'pairs/s', 9)
+cost = results.row('a step', 'without', [2.,2.,2.], [2.,2.,2.], 'ms', 1.02, lower=True)
+absent = results.missing('pairs', 'FFCV', 'ffcv is not installed')
+
+def times(row, factor): return {**row, **{k: row[k]*factor for k in ('ratio','low','high')}}
+
+@pytest.fixture
+def file(tmp_path):
+    def write(name, *rows):
+        m = results.machine('cpu')
+        for r in rows: results.write(tmp_path/name, m, [r])
+        return tmp_path/name
+    return write
+
+def test_a_row_holds_medians_and_the_middle_half():
+    assert (fast['ours'],fast['theirs'],fast['ratio']) == (115,10,11.5)
+    assert (fast['low'],fast['high'],fast['rounds']) == (10.75,12.25,4)
+    assert results.text(fast)=='pairs, against a loop: 115 and 10 pairs/s: 11.500 [10.750, 12.250], asked at least 9'
+    assert results.text(absent)=='pairs, against FFCV: not measured: ffcv is not installed'
+
+def test_reached():
+    assert results.reached(fast) and not results.reached({**fast, 'asked': 12})
+    assert results.reached(cost) and not results.reached(times(cost, 1.1))
+    assert results.reached({**fast, 'asked': None}) is None and results.reached(absent) is None
+
+def test_rows_are_added_and_replaced(file):
+    path = file('a.json', fast, absent)
+    file('a.json', times(fast, 2))
+    d = results.read(path)
+    assert d['rows']==[times(fast, 2),absent]
+    assert not list(path.parent.glob('*.tmp'))
+
+def test_a_machine_is_named_by_what_it_is():
+    m = dict(results.machine('cpu'), processor='AMD EPYC (7R13)', cores=2)
+    assert results.machine_name(m)=='amd-epyc-7r13-2-cores'
+    assert results.machine_name({**m, 'device': 'NVIDIA H100'})=='amd-epyc-7r13-2-cores-nvidia-h100'
+    text = json.dumps(m)
+    assert not [o for o in (results.platform.node(), str(results.Path.home())) if o and o in text.split('"')]
+
+def test_only_what_falls_by_more_than_the_noise_is_named(file):
+    old = file('old.json', fast, cost, absent)
+    assert results.compare(old, file('same.json', fast, cost, absent))==[]
+    assert results.compare(old, file('noise.json', times(fast, .9), cost, absent))==[]
+    assert results.compare(old, file('better.json', times(fast, 2), times(cost, .5)))==[]
+    slower, = results.compare(old, file('slower.json', times(fast, .8), cost))
+    assert slower.startswith('pairs, against a loop') and 'now pairs' in slower
+    dearer, = results.compare(old, file('dearer.json', fast, times(cost, 1.1)))
+    assert dearer.startswith('a step, against without')
+    gone, = results.compare(old, file('gone.json', fast))
+    assert gone.endswith('not measured: not in the second file')
+
+def test_compare_from_the_shell(file, monkeypatch, capsys):
+    old,new = str(file('old.json', fast)),str(file('new.json', times(fast, .5)))
+    monkeypatch.setattr(sys, 'argv', ['benchmarks','compare',old,old])
+    main.main()
+    assert capsys.readouterr().out=='nothing fell by more than the noise\n'
+    monkeypatch.setattr(sys, 'argv', ['benchmarks','compare',old,new])
+    with pytest.raises(SystemExit) as e: main.main()
+    assert e.value.code==1
+
+def test_rows_before_a_failure_are_kept(tmp_path, capsys):
+    def breaks(quick):
+        yield fast
+        raise OSError('no room')
+    path = tmp_path/'a.json'
+    assert not main.measure(breaks, path, results.machine('cpu'), True)
+    assert results.read(path)['rows']==[fast] and 'no room' in capsys.readouterr().err
+
+def test_the_page_without_and_with_results(file, tmp_path):
+    assert page.load(tmp_path/'nothing')==[] and page.tables([]).data=='not measured yet'
+    d = results.read(file('a.json', fast, times({**cost, 'asked': None}, 2), absent))
+    t = page.table(d)
+    assert list(t['reached'])==['yes','','']
+    assert t['ratio'][0]=='11.5 (10.8 to 12.2)' and t['asked'][0]=='at least 9'
+    assert t['ratio'][2]=='not measured: ffcv is not installed'
+    text = page.tables([d]).data
+    assert '| pairs | a loop |' in text and 'GPU: not measured' in text
+    page.bars(d)
+    assert len(page.plt.gca().patches)==2
+    page.plt.close()
