@@ -102,14 +102,14 @@ _ends = b'\xff\xd9',b'IEND\xaeB`\x82' # of a whole JPEG and a whole PNG
 
 def probe_image(
     fn # A file
-): # Width and height; why it cannot be read; `None` for a pipe, a device or a folder
+): # Width, height and PIL's mode; why it cannot be read; `None` where there is no file
     "Look at a file's head and end; decode it only where these leave a doubt"
     if os.path.exists(fn) and not os.path.isfile(fn): return None
     try:
         with Image.open(fn) as im, open(fn, 'rb') as f:
             f.seek(-min(8, os.path.getsize(fn)), 2)
             if not f.read().endswith(_ends): im.load()
-            return im.size
+            return *im.size,im.mode
     except Exception as e: return f'{fn}: expected an image, {e}'
 
 # %% ../nbs/03_reading.ipynb #0cda6118
@@ -128,7 +128,11 @@ def image_sizes(
         raise ValueError(f'{problems[0]}{more}: repair it, or leave it out with skip_bad=True')
     problems += [f'{fn}: no file' for fn,o in zip(files, probes) if o is None]
     if problems: say_left_out(len(problems), len(files), problems[0])
-    return {i:o for i,o in enumerate(probes) if isinstance(o, tuple)}
+    sizes = {i:o[:2] for i,o in enumerate(probes) if isinstance(o, tuple)}
+    deep = [i for i in sizes if probes[i][2][0] in 'IF'] # modes I, I;16 and F
+    if deep: print(f'{files[deep[0]]} (of {len(deep)}): more than 8 bits per pixel, which fastai '
+                   'cuts off at 255; scale them to 8 bits beforehand')
+    return sizes
 
 def say_left_out(
     k:int, # How many are left out

@@ -80,6 +80,31 @@ def test_grey(tmp_path):
     dls = make(tmp_path/'g', img_cls=PILImageBW)
     assert in_memory(dls).one_batch()[0].shape==(4,1,8,8)
 
+def _pixels(mode):
+    rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8,6,3), dtype=np.uint8))
+    if mode=='I;16': return Image.fromarray(np.arange(0, 48*90, 90, dtype=np.uint16).reshape(8, 6))
+    if mode=='RGBA': rgb.putalpha(rgb.convert('L'))
+    return rgb.convert('RGB' if mode=='EXIF' else mode)
+
+@pytest.mark.parametrize('cls', [PILImage,PILImageBW])
+@pytest.mark.parametrize('mode', ['RGB','L','LA','RGBA','P','1','I;16','CMYK','EXIF'])
+def test_images_of_every_mode_are_those_of_fastai(tmp_path, mode, cls, capsys):
+    exif = Image.Exif()
+    exif[0x112] = 6 # turned by a quarter, which fastai ignores
+    kw = {'P': dict(transparency=0), 'EXIF': dict(exif=exif)}.get(mode, {})
+    for i in range(8):
+        (tmp_path/'ab'[i%2]).mkdir(exist_ok=True)
+        suffix = '.jpg' if mode in ('CMYK','EXIF') else '.png'
+        _pixels(mode).save((tmp_path/'ab'[i%2]/str(i)).with_suffix(suffix), **kw)
+    dls = make(tmp_path, img_cls=cls, bs=2)
+    said = capsys.readouterr().out
+    assert ('.png (of 8): more than 8 bits per pixel' in said)==(mode=='I;16')
+    theirs = ImageDataLoaders.from_folder(tmp_path, valid_pct=.25, seed=0, bs=2, num_workers=0, img_cls=cls, device='cpu')
+    want = image2tensor(cls.create(dls.valid_ds.items[0])).float()/255
+    for d in (dls, in_memory(dls), in_memory(theirs), theirs):
+        x = d.valid.one_batch()[0].as_subclass(Tensor)
+        assert torch.equal(x[0], want) and x.shape[2:]==(8,6)
+
 class Tiny(Module):
     def __init__(self): self.lin = nn.Linear(6, 6)
     def forward(self, a, b): return self.lin(torch.cat([a.mean((2,3)),b.mean((2,3))], 1)).view(-1, 2, 3)
