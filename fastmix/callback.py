@@ -404,6 +404,7 @@ def before_fit(self:MixupC):
     bs = getattr(self.dls.train, 'bs', None)
     if bs: check_int('repeats', self.repeats, 1, bs) # no image has more partners than that
 
+# %% ../nbs/08_callback.ipynb #a9d20bdd
 @patch
 def before_batch(self:MixupC):
     self.mixed = self.apply()

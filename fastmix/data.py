@@ -149,7 +149,8 @@ def check_loader_args(
     "Refuse unknown keywords, and values that no loader can have"
     fastai = {*signature(TfmdDL.__init__).parameters, *TfmdDL._methods}
     fastai |= {*signature(FilteredBase.dataloaders).parameters}
-    check_keywords(kwargs, {*_own, *fastai}, 'the loaders')
+    known = {*_own, *fastai, 'shuffled'} # as fastai's `tta` spells it
+    check_keywords(kwargs, known, 'the loaders')
     for k,lo in dict(bs=1, val_bs=1, num_workers=0, n_samples=1, pair_seed=0).items():
         if kwargs.get(k) is not None: check_int(k, kwargs[k], lo)
     partner = kwargs.get('partner')
@@ -302,7 +303,7 @@ class MultiSampleDataLoaders(ImageDataLoaders):
         kwargs = {**dblock.dls_kwargs, **{k:v for k,v in slots.items() if v is not None}, **kwargs}
         check_loader_args(kwargs)
         dblock,get_items = copy(dblock),dblock.get_items
-        if getattr(get_items, 'func', get_items) is get_image_files: # which follows a link to itself
+        if getattr(get_items, 'func', get_items) is get_image_files: # which follows links
             dblock.get_items = partial(image_files, **getattr(get_items, 'keywords', {}))
         dsets = checked_datasets(dblock, source, skip_bad, kwargs.get('verbose', False))
         dls = dsets.dataloaders(path=path,

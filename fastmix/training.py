@@ -155,8 +155,7 @@ class SmoothLoss(AvgSmoothLoss):
 class LossWatch(Callback):
     "Stop when the training loss is not finite"
     order = Recorder.order+1
-    run_valid,start = False,0
-    _stateattrs = ('shown',)
+    run_valid,start,_stateattrs = False,0,('shown',)
     def __init__(self,
         every:int=50 # Number of batches between two looks on a GPU
     ): self.every = check_int('every', every, 1)
