@@ -183,6 +183,8 @@ def default_metrics(
     return per_head + [Top2(), Top2All()] if mixed else per_head
 
 # %% ../nbs/05_metrics.ipynb #3f8898c4
+_judges = {accuracy: 'classes', error_rate: 'classes', accuracy_multi: 'labels'}
+
 class _Trial(GetAttr):
     "A learner as metrics see it after a batch"
     _default = 'learn'
@@ -192,7 +194,8 @@ class _Trial(GetAttr):
 def _try_metric(m, kind, trial):
     func = getattr(first(getattr(m, 'metrics', {0: m}).values()), 'func', noop) # of one head
     if not callable(func): raise ValueError(f'{func!r} is no metric of fastai and no function')
-    if kind!='classes' and func in (accuracy,error_rate): raise ValueError('it judges classes')
+    judges = _judges.get(getattr(func, 'func', func), kind) # without the arguments of a `partial`
+    if judges!=kind: raise ValueError(f'it judges {judges}')
     m.reset()
     m.accumulate(trial)
     if get_c(trial.dls)<=200: m.value # else some classes are missing, which a metric may not bear
