@@ -78,7 +78,9 @@ def mixing(self:MixBase)->float:
     "How strongly this batch is to be mixed, 0..1; 0: not at all"
     if not self.training: return float(self.mix_valid and len(self.yb)>0) # no labels: a prediction
     if self.when is None: return 1.
-    strength = float(self.when(self.epoch, self.n_epoch))
+    strength = self.when(self.epoch, self.n_epoch)
+    try: strength = float(strength)
+    except (TypeError, ValueError): pass # it is refused below
     return check_number(f'when={describe(self.when)}: strength', strength, 0, 1)
 
 @patch
@@ -91,6 +93,7 @@ def generators(self:MixBase,
     self.count += self.training
     return partial(keyed_rng, self.seed, int(not self.training), rank_distrib(), i, device=device)
 
+# %% ../nbs/08_callback.ipynb #0a7e16d2
 @patch
 def draw(self:MixBase, dist, bs, g, strength=1.):
     "Weights for a batch: a row for each sample, or one for all; less strength leads to no mixing"
@@ -148,7 +151,7 @@ def until(
     end:float=.9 # Fraction of the epochs after which mixing ends, 0..1
 )->bool:
     "Whether to mix in `epoch`: until the fraction `end` of the epochs is done"
-    return epoch < end*n_epoch - 1e-6
+    return epoch < check_number('end', end, 0, 1)*n_epoch - 1e-6
 
 def fade(
     epoch:int, # Current epoch, from 0
@@ -156,7 +159,8 @@ def fade(
     start:float=.8 # Fraction of the epochs after which mixing begins to fade, 0..1
 )->float: # 0..1
     "The strength of mixing in `epoch`: 1 until `start`, then falling to 0"
-    return min(1., (n_epoch-epoch)/max(1e-6, (1-start)*n_epoch))
+    rest = 1-check_number('start', start, 0, 1)
+    return min(1., (n_epoch-epoch)/max(1e-6, rest*n_epoch))
 
 # %% ../nbs/08_callback.ipynb #6edffd11
 class Mix(MixBase):
@@ -277,7 +281,7 @@ class MixChoice(MixBase):
         for r in rules:
             if not isinstance(r, (Mix,NoneType)):
                 raise ValueError(f'rules: {r!r}: expected a callback as Mixup(), or None')
-        odds = ifnone(odds, [1]*len(rules))
+        odds = L(ifnone(odds, [1]*len(rules)))
         self.rules,self.odds = rules,[check_number('odds', o, 0) for o in odds]
         if len(odds)!=len(rules) or sum(odds)==0:
             raise ValueError(f'odds={odds!r}: expected {len(rules)} numbers, not all 0')
@@ -404,7 +408,7 @@ def before_fit(self:MixupC):
     bs = getattr(self.dls.train, 'bs', None)
     if bs: check_int('repeats', self.repeats, 1, bs) # no image has more partners than that
 
-# %% ../nbs/08_callback.ipynb #d33529d7
+# %% ../nbs/08_callback.ipynb #a9d20bdd
 @patch
 def before_batch(self:MixupC):
     self.mixed = self.apply()

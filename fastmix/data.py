@@ -149,7 +149,8 @@ def check_loader_args(
     "Refuse unknown keywords, and values that no loader can have"
     fastai = {*signature(TfmdDL.__init__).parameters, *TfmdDL._methods}
     fastai |= {*signature(FilteredBase.dataloaders).parameters}
-    check_keywords(kwargs, {*_own, *fastai}, 'the loaders')
+    known = {*_own, *fastai, 'shuffled'} # as fastai's `tta` spells it
+    check_keywords(kwargs, known, 'the loaders')
     for k,lo in dict(bs=1, val_bs=1, num_workers=0, n_samples=1, pair_seed=0).items():
         if kwargs.get(k) is not None: check_int(k, kwargs[k], lo)
     partner = kwargs.get('partner')
@@ -238,8 +239,8 @@ class Slots(tuple): "What fills the slots, in order: items, or images"
 def one_item(self:MultiSampleDL, i:int):
     "Item `i` of the data set; `None` if it is left out, as its image cannot be decoded"
     try: return TfmdDL.do_item(self, i)
-    except (OSError, SyntaxError) as e:
-        problem = f'{source_name(self.dataset, i)}: expected an image, {e}'
+    except (OSError, SyntaxError, AssertionError) as e: # the last one of a wrong type
+        problem = f'{source_name(self.dataset, i)}: expected an image, {last_line(e)}'
     if not self.skip_bad: raise ValueError(problem)
     say_left_out(1, len(self.dataset), problem)
 
@@ -277,6 +278,7 @@ def _decode_batch(self:MultiSampleDL, b, max_n=9, full=True):
 
 @patch
 def _pre_show_batch(self:MultiSampleDL, b, max_n=9):
+    check_int('max_n', max_n, 1)
     x,y,items = TfmdDL._pre_show_batch(self, b, max_n)
     if self.n_samples>1: return Slots(x),y,items
     if type(y) in (Tensor,TensorBase): x = Slots((x,)) # numbers, which fastai 2.8 can't show
@@ -302,7 +304,7 @@ class MultiSampleDataLoaders(ImageDataLoaders):
         kwargs = {**dblock.dls_kwargs, **{k:v for k,v in slots.items() if v is not None}, **kwargs}
         check_loader_args(kwargs)
         dblock,get_items = copy(dblock),dblock.get_items
-        if getattr(get_items, 'func', get_items) is get_image_files: # it follows a link to itself
+        if getattr(get_items, 'func', get_items) is get_image_files: # which follows links
             dblock.get_items = partial(image_files, **getattr(get_items, 'keywords', {}))
         dsets = checked_datasets(dblock, source, skip_bad, kwargs.get('verbose', False))
         dls = dsets.dataloaders(path=path,
@@ -330,8 +332,9 @@ def from_folder(cls:MultiSampleDataLoaders,
 @delegates(ImageDataLoaders.from_lists)
 def from_lists(cls:MultiSampleDataLoaders, path, fnames, labels, **kwargs):
     "Create from as many files as labels"
-    if len(fnames)!=len(labels):
-        raise ValueError(f'{len(fnames)} files, {len(labels)} labels: expected as many')
+    fnames,labels = list(fnames),list(ifnone(labels, []))
+    if len(fnames)!=len(labels) or not fnames: raise ValueError(
+        f'{len(fnames)} files, {len(labels)} labels: expected as many, and at least two')
     return ImageDataLoaders.from_lists.__func__(cls, path, fnames, labels, **kwargs)
 
 # %% ../nbs/11_data.ipynb #d95e0a0a
@@ -362,6 +365,11 @@ class MultiSampleDataBlock(DataBlock):
         return MultiSampleDataLoaders.from_dblock(self, source, **kwargs)
 
 # %% ../nbs/11_data.ipynb #c9c63d61
+def _test_dl(dls, items, **kwargs):
+    try: return DataLoaders.test_dl(dls, items, **kwargs)
+    except AssertionError as e: # of an item's type
+        raise ValueError(f'expected images or their files, {last_line(e)}') from e
+
 @patch
 @delegates(DataLoaders.test_dl)
 def test_dl(self:MultiSampleDataLoaders,
@@ -372,13 +380,13 @@ def test_dl(self:MultiSampleDataLoaders,
 ):
     "A loader of `test_items`, as validation loads its own"
     if not pairs and not isinstance(first(test_items), Slots):
-        return DataLoaders.test_dl(self, test_items, **kwargs)
+        return _test_dl(self, test_items, **kwargs)
     n = self.train.n_samples
     for o in test_items:
         if len(L(o))!=n: raise ValueError(f'{o}: expected {n} files, one for each slot')
     flat = list(itertools.chain(*test_items))
     if flat and isinstance(flat[0], pd.Series): flat = pd.DataFrame(flat)
-    return DataLoaders.test_dl(self, flat, partner='next', **kwargs)
+    return _test_dl(self, flat, partner='next', **kwargs)
 
 # %% ../nbs/11_data.ipynb #17375f5c
 def with_slots(

@@ -91,8 +91,7 @@ class Decoder(TfmdDL):
             x,y = self.after_item(it)
             if self.twice and not torch.equal(x, self.after_item(it)[0]): return _random
         except Exception as e: return Unreadable(f'expected an image, {e}')
-        same = y is it[1] or torch.equal(torch.as_tensor(y), torch.as_tensor(it[1]))
-        if same: return x
+        if y is it[1] or torch.equal(torch.as_tensor(y), torch.as_tensor(it[1])): return x
         return f'{_labels}, not item_tfms={self.after_item.fs}; use the ordinary loaders'
 
     def do_batch(self, b): return b
@@ -354,6 +353,9 @@ def loader_of(
     return dl.new(ds, cls=InMemoryDL, data=(x,y), device=x.device, n=min(dl.n, len(x)))
 
 # %% ../nbs/12_memory.ipynb #434a3eb6
+def _workers(dl): return dl.fake_l.num_workers if len(dl.dataset)>1000 else 0
+
+# %% ../nbs/12_memory.ipynb #8afff69b
 def in_memory(
     dls:DataLoaders, # Loaders of images and labels, whose item transforms give images of one size
     device=None, # Where the decoded data lives; `None`: on `dls.device`
@@ -362,6 +364,7 @@ def in_memory(
 )->MultiSampleDataLoaders: # The same, without a file read again
     "The same `DataLoaders`, its data set decoded once"
     take_own_gpu()
+    check_dls(dls)
     device = check_device(ifnone(device, ifnone(dls.device, default_device())))
     skip_bad = ifnone(skip_bad, getattr(dls.train, 'skip_bad', False))
     folder = fastai_path('data')/'in_memory' if cache is True else Path(cache) if cache else None
@@ -371,8 +374,7 @@ def in_memory(
     sets = [dl.dataset for dl in dls.loaders]
     ys,n = check_labels(*sets),sum(map(len, sets))
     for dl in dls.loaders: check_plain(dl)
-    def workers(dl): return dl.fake_l.num_workers if len(dl.dataset)>1000 else 0
-    ds = [Decoder(dl.dataset, dl.after_item, num_workers=workers(dl)) for dl in dls.loaders]
+    ds = [Decoder(dl.dataset, dl.after_item, num_workers=_workers(dl)) for dl in dls.loaders]
     if not folder or device.type!='cpu': check_room(n, first_image(ds[0], skip_bad), device)
     torch.empty(2**25-2**14, dtype=torch.uint8) # glibc keeps memory of sizes that it has seen freed
     images = [decoded(d, device, folder, skip_bad) for d in ds]

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['mixed_labels', 'order_labels', 'predicted', 'top2', 'top2_all', 'MixMetric', 'Top2', 'Top2All', 'HeadAccuracy',
-           'HeadMetric', 'head_metrics', 'CalibrationError', 'Brier']
+           'HeadMetric', 'head_metrics', 'default_metrics', 'check_metrics', 'CalibrationError', 'Brier']
 
 # %% ../nbs/05_metrics.ipynb #6e295084
+import warnings
 from copy import deepcopy
 from fastai.basics import *
 from fastai.learner import mk_metric
-from fastai.metrics import AccumMetric, ActivationType
+from fastai.metrics import (AccumMetric, ActivationType, accuracy, accuracy_multi, error_rate,
+                            rmse)
 from .checks import *
 from .core import *
 
@@ -131,15 +133,20 @@ class _OneHead(GetAttr):
     "A learner as head `i` sees it"
     _default = 'learn'
     def __init__(self, learn, i):
+        n = len(learn.yb)
+        if i>=n: raise ValueError(f'head {i}: expected one in 0..{n-1}')
         self.learn,self.y,self.yb = learn,learn.yb[i],(learn.yb[i],)
         self.pred = learn.pred[:,i] if learn.pred.ndim>2 else learn.pred
 
+# %% ../nbs/05_metrics.ipynb #3eb9db44
 class HeadMetric(Metric):
     "Any fastai metric of one head on its own slot, or averaged over several heads"
     def __init__(self,
         metric, # A fastai metric, or a function of predictions and targets, as `accuracy`
         *heads # Numbers of the heads, from 0
-    ): self.metrics = {check_int('heads', i, 0):deepcopy(mk_metric(metric)) for i in heads}
+    ):
+        if not heads: raise ValueError('heads=(): expected the number of a head, from 0')
+        self.metrics = {check_int('heads', i, 0):deepcopy(mk_metric(metric)) for i in heads}
     def reset(self):
         for m in self.metrics.values(): m.reset()
     def accumulate(self, learn):
@@ -161,6 +168,58 @@ def head_metrics(
     "Make any metrics fit for `n` slots"
     fit = lambda m: n==1 or isinstance(m, (MixMetric,HeadMetric))
     return L(metrics).map(lambda m: m if fit(m) else HeadMetric(m, *range(n)))
+
+# %% ../nbs/05_metrics.ipynb #50095343
+def default_metrics(
+    kind:str, # From `target_kind`
+    n_heads:int=1, # Number of heads that are judged
+    mixed:bool=False # Whether the validation batches are mixtures
+)->list:
+    "Metrics that fit the targets"
+    if kind!='classes':
+        metric = accuracy_multi if kind=='labels' else rmse
+        return [metric] if n_heads==1 else [HeadMetric(metric, i) for i in range(n_heads)]
+    per_head = [accuracy] if n_heads==1 else [HeadAccuracy(i) for i in range(n_heads)]
+    return per_head + [Top2(), Top2All()] if mixed else per_head
+
+# %% ../nbs/05_metrics.ipynb #3f8898c4
+_judges = {accuracy: 'classes', error_rate: 'classes', accuracy_multi: 'labels'}
+
+class _Trial(GetAttr):
+    "A learner as metrics see it after a batch"
+    _default = 'learn'
+    def __init__(self, learn, pred, yb): self.learn,self.pred,self.yb,self.y = learn,pred,yb,yb[0]
+    def to_detach(self, b, cpu=True, gather=True): return to_detach(b, cpu, gather=False)
+
+def _try_metric(m, kind, trial):
+    func = getattr(first(getattr(m, 'metrics', {0: m}).values()), 'func', noop) # of one head
+    if not callable(func): raise ValueError(f'{func!r} is no metric of fastai and no function')
+    judges = _judges.get(getattr(func, 'func', func), kind) # without the arguments of a `partial`
+    if judges!=kind: raise ValueError(f'it judges {judges}')
+    m.reset()
+    m.accumulate(trial)
+    if get_c(trial.dls)<=200: m.value # else some classes are missing, which a metric may not bear
+    m.reset()
+
+# %% ../nbs/05_metrics.ipynb #26d90e41
+def check_metrics(
+    learn:Learner,
+    kind:str, # Of the targets
+    pred:Tensor, # From `trial_batch`
+    ys:tuple # From `trial_batch`
+):
+    "Refuse metrics that fail on such predictions and targets"
+    fits = dict(classes='accuracy', labels='accuracy_multi', numbers='rmse')[kind]
+    for m in learn.metrics:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                _try_metric(m, kind, _Trial(learn, pred, ys))
+        except AttributeError: pass # it asks for what there is in a training only
+        except Exception as e:
+            if isinstance(m, MixMetric): raise
+            raise ValueError(f'metric {getattr(m, "name", "")}: expected one for targets that are '
+                             f'{kind}, as {fits}: {last_line(e)}') from e
 
 # %% ../nbs/05_metrics.ipynb #7ebf85d5
 def _calibration_error(probs, y, bins): # which torchmetrics computes; its import takes a while

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Heads', 'MultiSample', 'BasicBlock', 'cifar_resnet', 'resnet20', 'resnet32', 'resnet44', 'resnet56', 'resnet110',
-           'multi_sample_model', 'to_single', 'make_model', 'check_model', 'slot_groups', 'named_arch']
+           'multi_sample_model', 'to_single', 'make_model', 'check_model', 'named_arch', 'slot_groups']
 
 # %% ../nbs/06_models.ipynb #fe09d6dc
 import inspect, re, torchvision
@@ -172,6 +172,7 @@ def _layers(model, name=''):
 
 def _check_ends(model):
     "The first layer with weights, and the last with its name, if both can be replaced"
+    if not isinstance(model, nn.Module): raise ValueError(f'model={model!r}: expected a network')
     layers = _layers(model) or [('', model)]
     (_,conv),(name,linear) = layers[0],layers[-1]
     if isinstance(conv, nn.Conv2d) and conv.groups==1 and isinstance(linear, nn.Linear):
@@ -266,6 +267,8 @@ def make_model(
     "Build `arch` for `n_samples` images and `n_heads` heads"
     if isinstance(arch, MultiSample): return arch
     if 'n_samples' in _params(arch):
+        if pretrained: raise ValueError('pretrained=True: expected a network of timm, torchvision '
+            'or fastai, as those of fastmix have no weights to start with')
         net = arch(n_classes, n_samples=n_samples, n_heads=n_heads, n_in=n_in)
     else:
         try: net = _single_net(arch, n_in, pretrained)
@@ -299,21 +302,6 @@ def check_model(
     raise ValueError(f'{name} answers an image with {tuple(out.shape[1:])}: expected {want}, '
                      'its heads and the classes')
 
-# %% ../nbs/06_models.ipynb #9b60de60
-def slot_groups(
-    model:MultiSample, # A network of any number of slots
-    arch=None # What it was built by
-)->L: # Lists of parameters, the heads last
-    "fastai's parameter groups for `arch`, where it has such; else the body and the heads"
-    meta = model_meta.get(arch)
-    if isinstance(meta, dict):
-        layers = list(model.net.children())
-        body,head = nn.Sequential(*layers[:meta['cut']]),nn.Sequential(*layers[meta['cut']:])
-        return meta['split'](nn.Sequential(body, head))
-    heads = L(m for m in model.modules() if isinstance(m, Heads))
-    in_heads = set(heads.map(params).concat())
-    return L([p for p in model.parameters() if p not in in_heads], *heads.map(params))
-
 # %% ../nbs/06_models.ipynb #847290e8
 def named_arch(
     name # Library and name, as `MultiSample.arch` has it
@@ -329,3 +317,18 @@ def named_arch(
     if lib=='timm' and __import__('timm').is_model(nm): return nm
     raise ValueError(f'arch={name!r}: expected a network of fastmix, torchvision, timm or fastai; '
                      'pass arch= to build it yourself')
+
+# %% ../nbs/06_models.ipynb #9b60de60
+def slot_groups(
+    model:MultiSample, # A network of any number of slots
+    arch=None # What it was built by
+)->L: # Lists of parameters, the heads last
+    "fastai's parameter groups for `arch`, where it has such; else the body and the heads"
+    meta = model_meta.get(arch)
+    if isinstance(meta, dict):
+        layers = list(model.net.children())
+        body,head = nn.Sequential(*layers[:meta['cut']]),nn.Sequential(*layers[meta['cut']:])
+        return meta['split'](nn.Sequential(body, head))
+    heads = L(m for m in model.modules() if isinstance(m, Heads))
+    in_heads = set(heads.map(params).concat())
+    return L([p for p in model.parameters() if p not in in_heads], *heads.map(params))

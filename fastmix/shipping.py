@@ -69,7 +69,7 @@ def save_weights(self:Learner,
     if not isinstance(model, MultiSample):
         raise ValueError(f'model is a {type(model).__name__}: expected a MultiSample network')
     model.vocab,model.settings = _vocab(self.dls),settings
-    path = _with_suffix(self.path/fname, '.safetensors')
+    path = _with_suffix(self.path, fname, '.safetensors')
     write_whole(path, _to_bytes(model))
     return path
 
@@ -77,8 +77,10 @@ def _vocab(dls):
     vocab = getattr(dls, 'vocab', None)
     return None if vocab is None else [str(o) for o in vocab]
 
-def _with_suffix(path, suffix):
-    "`path` with `suffix` added, where it lacks it; its folder is made"
+def _with_suffix(folder, fname, suffix):
+    "`fname` in `folder`, with `suffix` added, where it lacks it; its folder is made"
+    path = folder/str(fname or '')
+    if path==folder: raise ValueError(f'fname={fname!r}: expected the name of a file')
     path.parent.mkdir(parents=True, exist_ok=True)
     return path if path.suffix==suffix else Path(f'{path}{suffix}')
 
@@ -127,7 +129,7 @@ def export_onnx(self:Learner,
     model = deepcopy(get_model(self.model)).cpu().float().eval()
     n = getattr(model, 'n_samples', 1)
     shape = self.dls.valid.one_batch()[0].shape[1:] if len(self.dls.valid_ds) else None
-    path = _with_suffix(self.path/fname, '.onnx')
+    path = _with_suffix(self.path, fname, '.onnx')
     with _one_error(path): program = _onnx_program(model, n, shape)
     config = dict(getattr(model, 'config', {'n_samples': n}), vocab=_vocab(self.dls))
     program.model.metadata_props.update({k:json.dumps(v, default=str) for k,v in config.items()})

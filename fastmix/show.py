@@ -187,7 +187,7 @@ def plot_curves(
         ax.legend()
     if path is not None: save_plot(path)
 
-# %% ../nbs/15_show.ipynb #01f056a5
+# %% ../nbs/15_show.ipynb #9241f64a
 def save_plot(
     path # File of the picture
 ):

@@ -154,8 +154,8 @@ class SmoothLoss(AvgSmoothLoss):
 # %% ../nbs/07_training.ipynb #583d5be7
 class LossWatch(Callback):
     "Stop when the training loss is not finite"
-    order,run_valid,start = Recorder.order+1,False,0
-    _stateattrs = ('shown',)
+    order = Recorder.order+1
+    run_valid,start,_stateattrs = False,0,('shown',)
     def __init__(self,
         every:int=50 # Number of batches between two looks on a GPU
     ): self.every = check_int('every', every, 1)

@@ -664,6 +664,12 @@ def test_repetition_trains_and_bad_values_are_named():
     with pytest.raises(ValueError, match=r'images of \(2, 5\)'):
         patches(torch.rand(2,5), torch.tensor([[0,1],[1,0]]), torch.tensor([[.5,.5]]), partial(keyed_rng, 0))
 
+@pytest.mark.parametrize('when,said', [(partial(fade, start=2), 'start=2: expected a number in 0..1'), (partial(until, end=-1), 'end=-1: expected'),
+    (lambda epoch,n: 'x', "when=<lambda>: strength='x': expected a number in 0..1"), (lambda epoch,n: None, 'strength=None: expected a number')], ids=plain)
+def test_strengths_that_are_none(when, said):
+    learn = learner(Mixup(when=when))
+    with pytest.raises(ValueError, match=said): learn.fit(1)
+
 def test_mixing_fades_to_none():
     x,y = torch.rand(6,3,4,4),torch.arange(6)
     def mixed(strength, cb): return cb.mix_batch((x,), (y,), partial(keyed_rng, 0), strength)

@@ -80,6 +80,31 @@ def test_grey(tmp_path):
     dls = make(tmp_path/'g', img_cls=PILImageBW)
     assert in_memory(dls).one_batch()[0].shape==(4,1,8,8)
 
+def _pixels(mode):
+    rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8,6,3), dtype=np.uint8))
+    if mode=='I;16': return Image.fromarray(np.arange(0, 48*90, 90, dtype=np.uint16).reshape(8, 6))
+    if mode=='RGBA': rgb.putalpha(rgb.convert('L'))
+    return rgb.convert('RGB' if mode=='EXIF' else mode)
+
+@pytest.mark.parametrize('cls', [PILImage,PILImageBW])
+@pytest.mark.parametrize('mode', ['RGB','L','LA','RGBA','P','1','I;16','CMYK','EXIF'])
+def test_images_of_every_mode_are_those_of_fastai(tmp_path, mode, cls, capsys):
+    exif = Image.Exif()
+    exif[0x112] = 6 # turned by a quarter, which fastai ignores
+    kw = {'P': dict(transparency=0), 'EXIF': dict(exif=exif)}.get(mode, {})
+    for i in range(8):
+        (tmp_path/'ab'[i%2]).mkdir(exist_ok=True)
+        suffix = '.jpg' if mode in ('CMYK','EXIF') else '.png'
+        _pixels(mode).save((tmp_path/'ab'[i%2]/str(i)).with_suffix(suffix), **kw)
+    dls = make(tmp_path, img_cls=cls, bs=2)
+    said = capsys.readouterr().out
+    assert ('.png (of 8): more than 8 bits per pixel' in said)==(mode=='I;16')
+    theirs = ImageDataLoaders.from_folder(tmp_path, valid_pct=.25, seed=0, bs=2, num_workers=0, img_cls=cls, device='cpu')
+    want = image2tensor(cls.create(dls.valid_ds.items[0])).float()/255
+    for d in (dls, in_memory(dls), in_memory(theirs), theirs):
+        x = d.valid.one_batch()[0].as_subclass(Tensor)
+        assert torch.equal(x[0], want) and x.shape[2:]==(8,6)
+
 class Tiny(Module):
     def __init__(self): self.lin = nn.Linear(6, 6)
     def forward(self, a, b): return self.lin(torch.cat([a.mean((2,3)),b.mean((2,3))], 1)).view(-1, 2, 3)
@@ -465,6 +490,48 @@ def test_lists_of_unequal_length(path):
     (dict(device='gpu'),"device='gpu': expected a device")])
 def test_misspelt_and_misplaced(path, kwargs, said):
     with pytest.raises(ValueError, match=said): make(path, **kwargs)
+
+@pytest.mark.parametrize('get_y,block,said', [
+    (lambda o: [o.parent.name], CategoryBlock, r"labels as \['.'\]: expected what their block takes, unhashable"),
+    (lambda o: 1 if o.name=='003.png' else 'a', CategoryBlock, "labels as .*: expected what their block takes, '<' not supported"),
+    (parent_label, RegressionBlock, "labels as '.': expected what their block takes"),
+    (parent_label, CategoryBlock(vocab=['a','b']), "c/0...png: Label 'c' was not included"),
+    (lambda o: float('inf'), RegressionBlock, 'png: expected a label, it is not finite: inf'),
+    (lambda o: {}[o.name], CategoryBlock, 'png: expected a label, .*png')])
+def test_labels_that_do_not_fit_their_block(path, get_y, block, said):
+    block = MultiSampleDataBlock(blocks=(ImageBlock,block), get_items=get_image_files, get_y=get_y)
+    with pytest.raises(ValueError, match=said): block.dataloaders(path, bs=4, num_workers=0)
+
+def test_odd_frames_lists_and_splits(path):
+    C,files = MultiSampleDataLoaders,get_image_files(path)
+    df,kw = pd.DataFrame(dict(name=files.map(str), label=files.map(parent_label))),dict(num_workers=0, device='cpu')
+    for col,said in (('zz',"column 'zz': expected one of \\['name', 'label'\\]"), (7,'column 7: expected one of \\[0, 1\\]')):
+        with pytest.raises(ValueError, match=said): C.from_df(df, path, label_col=col, **kw)
+    for labels in (None, [], ['a']):
+        with pytest.raises(ValueError, match='24 files, . labels: expected as many, and at least two'): C.from_lists(path, files, labels, **kw)
+    with pytest.raises(ValueError, match='0 files, 0 labels'): C.from_lists(path, [], [], **kw)
+    assert C.from_lists(path, (f for f in files), map(parent_label, files), **kw).c==3
+    with pytest.raises(ValueError, match='training set: expected images, it is empty'): make(path, valid_pct=2)
+    with pytest.raises(ValueError, match='dls=None: expected DataLoaders'): in_memory(None)
+    with pytest.raises(ValueError, match='max_n=0: expected a whole number of at least 1'): make(path, n_samples=1).show_batch(max_n=0)
+
+def test_names_of_every_kind(tmp_path):
+    names = [f'{o}.png' for o in ('-a','ü b','日','a.b.c','x#1','%20',"q'q",'(1)','[a]','$b','~t','*')]
+    for i,nm in enumerate(names):
+        folder = tmp_path/'d é'/('-x','ä ö','日本')[i%3]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (8,8), (10*i,0,0)).save(folder/nm)
+    dls = make(tmp_path/'d é')
+    assert sorted(dls.vocab)==sorted(('-x','ä ö','日本')) and len(dls.train_ds)+len(dls.valid_ds)==12
+    for _ in range(2): fast = in_memory(dls, cache=tmp_path/'-ca che')
+    assert torch.equal(fast.valid.one_batch()[0], dls.valid.one_batch()[0])
+
+def test_a_folder_that_cannot_be_written_to(path):
+    "No training needs to write where the images are"
+    for o in (path, *path.iterdir()): o.chmod(0o555)
+    try: in_memory(make(path)).one_batch()
+    finally:
+        for o in (path, *path.iterdir()): o.chmod(0o755)
 
 def test_a_folder_that_links_to_itself(path):
     (path/'again').symlink_to(path, target_is_directory=True)

@@ -484,6 +484,12 @@ def test_fine_tune_single_needs_one_sample(pairs):
     ('pairs', dict(arch=tiny(10, n_samples=2)), 'a network of n_in=3: expected 1'),
     ('pairs', dict(arch=tiny(7, n_samples=2, n_in=1)), r'fastmix/resnet8 answers an image with \(2, 7\): expected \(2, 10\)'),
     ('pairs', dict(n_heads=3), 'n_heads=3: expected 1 or n_samples=2'),
+    ('pairs', dict(lr=-1), 'lr=-1: expected a number of at least 0'),
+    ('pairs', dict(opt_func=3), 'opt_func=3: expected one as Adam'),
+    ('pairs', dict(cbs=3), 'cbs=3: expected a callback'),
+    ('pairs', dict(loss_func=3), 'loss_func=.*3: expected a loss for targets that are classes'),
+    ('pairs', dict(arch=lambda: 3), 'model=3: expected a network'),
+    ('pairs', dict(pretrained=True), 'pretrained=True: expected a network of timm, torchvision or fastai'),
     ('pairs', dict(cbs=MixupC(3)), r'MixupC\(n_samples=3\) on a network of n_samples=2: expected 3'),
     ('pairs', dict(arch=nn.Flatten()), 'Flatten cannot be adapted'),
     ('pairs', dict(arch=tv.squeezenet1_1), 'SqueezeNet cannot be adapted'),
@@ -505,6 +511,30 @@ def test_mixup_learner_takes_a_choice_of_rules(tmp_path):
     learn = quiet(mixup_learner(tiny_dls('ordinary', tmp_path), MixChoice(MixupX(), None), arch=tiny))
     learn.fit(1)
     assert learn.mix_choice.count==len(learn.dls.train)
+
+def test_callbacks_given_as_classes(tmp_path):
+    learn = quiet(mixup_c_learner(tiny_dls('pairs', tmp_path), arch=tiny, cbs=MixupC))
+    learn.fit(1)
+    assert len(learn.cbs.filter(risinstance(MixupC)))==1
+
+def test_what_is_no_image_or_no_name(pairs, tmp_path):
+    one = quiet(mixup_learner(tiny_dls('ordinary', tmp_path), arch=tiny, path=tmp_path))
+    for learn in (pairs, one):
+        for ask in (learn.predict, learn.predict_same):
+            with pytest.raises(ValueError, match="expected images or their files, but got <class 'NoneType'>"): ask(None)
+        for fname in ('', None):
+            for write in (learn.save_weights, learn.export_onnx):
+                with pytest.raises(ValueError, match=f'fname={fname!r}: expected the name of a file'): write(fname)
+    with pytest.raises(ValueError, match='lr=-1: expected a number of at least 0'): one.fine_tune_single(1, lr=-1)
+
+@pytest.mark.parametrize('make_one', [mixup_learner, partial(mixup_c_learner, n_samples=1)])
+def test_interpretation_of_one_image(make_one, tmp_path):
+    learn = quiet(make_one(tiny_dls('ordinary', tmp_path), arch=tiny))
+    preds,ys = learn.get_preds()
+    want = torch.zeros(10, 10, dtype=torch.int)
+    for y,p in zip(ys, preds.argmax(1)): want[y,p] += 1
+    assert (learn.interpret().confusion_matrix()==want.numpy()).all()
+    with pytest.raises(ValueError, match='i=1: expected a whole number in 0..0'): learn.interpret(1)
 
 def test_image_of_other_channels_is_refused_by_the_network(pairs):
     msg = r'images of 6 channels in all came: expected n_samples \* n_in = 2 \* 1'

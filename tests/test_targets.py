@@ -1,8 +1,10 @@
 "Several labels per image, and numbers: everything that works for classes, with every default left alone"
+import math
 import pytest, torch
 from sklearn.metrics import f1_score
 from fastai.vision.all import *
 from fastmix.all import *
+from tests.names import plain
 
 small = partial(cifar_resnet, 8)
 images = [digit_image(i) for i in range(3)]
@@ -120,3 +122,102 @@ def test_rate_of_other_networks():
     assert mixup_c_learner(dls, arch=small).lr==.1
     mine = mixup_c_learner(dls, arch=models.resnet18, lr=.02, opt_func=nesterov_sgd)
     assert mine.lr==.02 and mine.opt_func is nesterov_sgd
+
+# What is odd works like the rest, or is refused before the first batch
+
+def odd_dls(block, get_y, n):
+    db = DataBlock((ImageBlock(PILImageBW),block), get_x=digit_image, get_y=get_y,
+                   splitter=IndexSplitter(range(60,80)))
+    return MultiSampleDataLoaders.from_dblock(db, list(range(80)), n_samples=n, bs=16, num_workers=0)
+
+def odd_learner(dls, path, **kw):
+    make = mixup_c_learner if dls.n_samples>1 else partial(mixup_learner, mix=Mixup())
+    learn = make(dls, arch=small, path=path, **kw)
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
+    return learn
+
+@pytest.mark.parametrize('n', [1,2])
+@pytest.mark.parametrize('block,get_y,loss', [
+    (MultiCategoryBlock, lambda i: ['a'] if i%2 else [], None), # one label, which some images lack
+    (MultiCategoryBlock, lambda i: ['ab'[i%2]] if i%3 else [], BCEWithLogitsLossFlat()),
+    (MultiCategoryBlock, labels, nn.BCEWithLogitsLoss()),
+    (RegressionBlock(n_out=2), lambda i: [i/80,1-i/80], MSELossFlat()),
+    (RegressionBlock(n_out=2), lambda i: [i/80,1-i/80], nn.L1Loss())],
+    ids=['one label','lists without labels','loss of PyTorch','two numbers','two numbers, L1'])
+def test_odd_targets_work(block, get_y, loss, n, tmp_path):
+    learn = odd_learner(odd_dls(block, get_y, n), tmp_path, loss_func=loss)
+    learn.fit(1)
+    values = learn.validate()
+    assert len(values)==1+n and all(map(math.isfinite, values))
+    assert learn.predict(images[0])[2].shape==(learn.dls.c,)
+    assert [len(probs) for _,_,probs in learn.predict_many(images)]==[learn.dls.c]*3
+
+@pytest.mark.parametrize('block,get_y,came', [
+    (RegressionBlock(n_out=2), lambda i: (i/80,1-i/80), 'tuple'), (PointBlock, lambda i: [[1.,2.]], 'TensorPoint of shape'),
+    (MaskBlock, lambda i: PILMask.create(np.zeros((8,8), np.uint8)), 'PILMask'), (ImageBlock(PILImageBW), digit_image, 'PILImageBW'),
+    (TransformBlock, digit_label, 'str')], ids=['tuple','points','mask','image','text'])
+@pytest.mark.parametrize('ours', [True,False])
+def test_odd_targets_are_named(block, get_y, came, ours):
+    says = f'target is a {came}.*: expected a class, a list of labels or a list of numbers'
+    db = DataBlock((ImageBlock(PILImageBW),block), get_x=digit_image, get_y=get_y, splitter=IndexSplitter([0,1,2]))
+    if ours:
+        with pytest.raises(ValueError, match=says): odd_dls(block, get_y, 2)
+    else:
+        train,valid = map(db.datasets(list(range(9))).subset, range(2))
+        dls = DataLoaders(TfmdDL(train, bs=4, after_item=ToTensor, do_setup=False), TfmdDL(valid, bs=4, do_setup=False))
+        with pytest.raises(ValueError, match=says): mixup_learner(dls, arch=small)
+
+def test_images_without_any_label():
+    with pytest.raises(ValueError, match=r'classes \[\]: expected one or more, a label of an image'):
+        odd_dls(MultiCategoryBlock, lambda i: [], 1)
+
+@pytest.mark.parametrize('n', [1,2])
+@pytest.mark.parametrize('kind,loss,fits', [('classes',BCEWithLogitsLossFlat(),'CrossEntropy'), ('classes',MSELossFlat(),'CrossEntropy'),
+    ('labels',CrossEntropyLossFlat(),'BCEWithLogits'), ('numbers',CrossEntropyLossFlat(),'MSE'), ('numbers',nn.MSELoss(),'MSE')], ids=str)
+def test_losses_of_other_targets(kind, loss, fits, n):
+    block,get_y = dict(blocks, classes=(CategoryBlock,digit_label))[kind]
+    dls = odd_dls(block, get_y, n)
+    with pytest.raises(ValueError, match=rf'loss_func=.*: expected a loss for targets that are {kind}, as {fits}LossFlat\(\)'):
+        odd_learner(dls, None, loss_func=loss)
+
+@pytest.mark.parametrize('n', [1,2])
+@pytest.mark.parametrize('kind,metric,name', [('classes',accuracy_multi,'accuracy_multi'), ('classes',rmse,'_?rmse'), ('labels',accuracy,'accuracy'),
+    ('labels',F1Score(),'f1_score'), ('labels',CalibrationError(),'calibration_error'), ('numbers',error_rate,'error_rate'),
+    ('numbers',F1Score(),'f1_score'), ('numbers',accuracy_multi,'accuracy_multi'), ('classes',HeadMetric(accuracy, 2),'accuracy_2'),
+    ('classes','accuracy','')], ids=plain)
+def test_metrics_of_other_targets(kind, metric, name, n):
+    block,get_y = dict(blocks, classes=(CategoryBlock,digit_label))[kind]
+    dls = odd_dls(block, get_y, n)
+    with pytest.raises(ValueError, match=f'metric {name}: expected one for targets that are {kind}, as '):
+        odd_learner(dls, None, metrics=[metric])
+
+def test_heads_and_classes_that_are_not_there():
+    dls = odd_dls(CategoryBlock, digit_label, 2)
+    with pytest.raises(ValueError, match=r'HeadAccuracy\(2\): expected a head in 0..1'): odd_learner(dls, None, metrics=HeadAccuracy(2))
+    for metric in (Top2(), HeadAccuracy(0)):
+        with pytest.raises(ValueError, match='expected one class per sample'):
+            odd_learner(odd_dls(RegressionBlock, number, 2), None, metrics=metric)
+    with pytest.raises(ValueError, match=r'heads=\(\): expected the number of a head'): HeadMetric(accuracy)
+
+@pytest.mark.parametrize('n', [1,2])
+def test_metrics_that_fit_are_taken(n):
+    "Also those that need every class"
+    fit = [accuracy, error_rate, RocAuc(), MatthewsCorrCoef(), Perplexity(), CalibrationError(), Brier(), partial(top_k_accuracy, k=3)]
+    learn = odd_learner(odd_dls(CategoryBlock, digit_label, n), None, metrics=fit)
+    assert len(learn.validate())==1+len(fit)
+    for kind,metrics in dict(labels=[accuracy_multi,F1ScoreMulti(),RocAucMulti()], numbers=[mse,mae,rmse,R2Score(),PearsonCorrCoef()]).items():
+        learn = odd_learner(odd_dls(*blocks[kind], n), None, metrics=metrics)
+        assert len(learn.validate())==1+len(metrics)
+
+@pytest.mark.parametrize('cb', [MixupXL(), CutMixup()], ids=plain)
+def test_a_plain_learner_of_fastai(cb, tmp_path):
+    learn = Learner(digits_dls(1, size=8), small(10, n_in=1), cbs=cb, metrics=accuracy, path=tmp_path)
+    net = vision_learner(digits_dls(1, size=8), models.resnet18, pretrained=False, n_in=1, cbs=cb, path=tmp_path)
+    for l in (learn, net):
+        l.remove_cb(ProgressCallback)
+        torch.testing.assert_close(l.tta(n=1)[0], l.get_preds()[0]) # nothing random in these loaders
+        l.export('l.pkl')
+        single = load_learner(tmp_path/'l.pkl').to_single()
+        single.remove_cb(ProgressCallback)
+        torch.testing.assert_close(single.predict(images[0])[2], l.predict(images[0])[2])

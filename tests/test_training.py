@@ -1,5 +1,5 @@
 "The recipe against plain PyTorch, the schedule, precision, the watch on the loss, and `torch.compile`"
-import math, shutil
+import math, shutil, subprocess, sys
 from fractions import Fraction
 import pytest
 from fastai.basics import Callback, DataLoader, DataLoaders, Learner, load_learner, nn, set_seed, torch
@@ -10,7 +10,7 @@ from fastai.callback.schedule import ParamScheduler, SchedLin
 from hypothesis import given, settings, strategies as st
 from fastmix.all import MixupLearner, MultiSample, StepDecay, digits_dls, mixup_c_learner, mixup_learner, nesterov_sgd, resnet20
 from fastmix.resuming import Checkpoint
-from fastmix.training import LossWatch, SmoothLoss, compile_model, has_fast_bf16, set_precision, step_decay
+from fastmix.training import LossWatch, SmoothLoss, compile_model, has_fast_bf16, pick_precision, set_precision, step_decay
 
 class Batches(Callback):
     "Keep what the network was trained on"
@@ -147,6 +147,15 @@ def test_precision(data):
     assert not torch.is_autocast_enabled('cpu')
     assert 'fp32' in set_precision(learn, 'fp32') and not learn.cbs.filter(lambda o: isinstance(o, MixedPrecision))
     assert ('bf16' in set_precision(learn, 'auto'))==has_fast_bf16(torch.device('cpu'))
+
+def test_auto_precision_is_the_same_beside_other_work():
+    code = "from fastmix.training import pick_precision\nprint(pick_precision('auto', 'cpu'))"
+    busy = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(4)]
+    try: run = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    finally:
+        for p in busy: p.kill()
+        for p in busy: p.wait()
+    assert run.stdout.strip()==pick_precision('auto', 'cpu'), run.stderr
 
 def test_interrupted_batch_leaves_no_autocast(data):
     class Kill(Callback):
