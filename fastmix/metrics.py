@@ -218,8 +218,10 @@ def check_metrics(
         except AttributeError: pass # it asks for what there is in a training only
         except Exception as e:
             if isinstance(m, MixMetric): raise
+            uneven = isinstance(e, AssertionError) # of fastai's `flatten_check`
+            problem = 'it wants a target for each prediction' if uneven else last_line(e)
             raise ValueError(f'metric {getattr(m, "name", "")}: expected one for targets that are '
-                             f'{kind}, as {fits}: {last_line(e)}') from e
+                             f'{kind}, as {fits}: {problem}') from e
 
 # %% ../nbs/05_metrics.ipynb #7ebf85d5
 def _calibration_error(probs, y, bins): # which torchmetrics computes; its import takes a while
