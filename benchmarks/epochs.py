@@ -49,7 +49,7 @@ def epochs(quick):
         others |= {f'the usual fastai way, {k} workers': usual_learner(arch, **sizes, workers=k)
                    for k in (0,2)}
         learners = [ours(memory_loaders(**sizes), arch), *others.values()]
-        rate = sizes['n_train']/epoch_seconds(learners, 2 if quick else 6)
+        rate = sizes['n_train']/epoch_seconds(learners, 2 if quick else 5)
         asked = [.97 if device.type=='cpu' else .95, 3.5, 3.5]
         for (against,_),theirs,least in zip(others.items(), rate[1:], asked):
             yield row(name, against, rate[0], theirs, 'pairs/s', least)
