@@ -58,7 +58,7 @@ def scaling_data(quick):
     "The time of an epoch with more data"
     n = 128 if quick else 512
     ks = [1,2,4,8]
-    learners = [ours(memory_loaders(n*k, 128*k), resnet20) for k in ks]
+    learners = [ours(memory_loaders(n*k, 64*k), resnet20) for k in ks]
     ts = epoch_seconds(learners, 2 if quick else 9)*1e3
     for k,t in zip(ks[1:], ts[1:]):
         yield row(f'an epoch with {k} times the data, for each time', 'an epoch with it once',
