@@ -49,7 +49,7 @@ def epochs(quick):
         others |= {f'the usual fastai way, {k} workers': usual_learner(arch, **sizes, workers=k)
                    for k in (0,2)}
         learners = [ours(memory_loaders(**sizes), arch), *others.values()]
-        rate = sizes['n_train']/epoch_seconds(learners, 2 if quick else 6)
+        rate = sizes['n_train']/epoch_seconds(learners, 2 if quick else 5)
         asked = [.97 if device.type=='cpu' else .95, 3.5, 3.5]
         for (against,_),theirs,least in zip(others.items(), rate[1:], asked):
             yield row(name, against, rate[0], theirs, 'pairs/s', least)
@@ -58,7 +58,7 @@ def scaling_data(quick):
     "The time of an epoch with more data"
     n = 128 if quick else 512
     ks = [1,2,4,8]
-    learners = [ours(memory_loaders(n*k, 128*k), resnet20) for k in ks]
+    learners = [ours(memory_loaders(n*k, 64*k), resnet20) for k in ks]
     ts = epoch_seconds(learners, 2 if quick else 9)*1e3
     for k,t in zip(ks[1:], ts[1:]):
         yield row(f'an epoch with {k} times the data, for each time', 'an epoch with it once',

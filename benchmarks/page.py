@@ -4,6 +4,8 @@ import matplotlib.pyplot as plt, pandas as pd
 from experiments.report import md
 from . import results
 
+columns = 'benchmark','against','ours','theirs','ratio','asked','reached'
+
 def load(
     folder=results.folder
 )->list: # Contents of the results files
@@ -36,7 +38,7 @@ def table(
     d:dict # Content of a results file
 )->pd.DataFrame:
     "A row for each comparison: medians, and the middle half of the ratios"
-    return pd.DataFrame(map(_cells, d['rows'])).fillna('')
+    return pd.DataFrame(map(_cells, d['rows']), columns=columns).fillna('')
 
 def tables(
     done:list # From `load`

@@ -6,10 +6,11 @@ memory and prints MB; `bare` in place of `fastmix` does so with a bare loop arou
 import re, sys
 from fastai.vision.all import *
 from fastmix.all import *
+from fastmix.memory import loader_of
 from . import bare
 from .common import bf16, bs, device, ours, tfms
 
-n_valid,steps = 10_000,5
+steps = 5 # of training, and two of validation at most
 
 def random_data(n): # images `[n,3,32,32]` of bytes, and their classes
     g = np.random.default_rng(0)
@@ -20,6 +21,7 @@ def random_image(i): return np.random.default_rng(i).integers(256, size=(32,32,3
 
 def train_ours(n):
     "The loaders are those of `in_memory`, without the time that decoding takes"
+    n_valid = n//5 # as CIFAR-10 has it
     dblock = DataBlock((ImageBlock,CategoryBlock(vocab=range(10))), get_x=random_image,
                        get_y=lambda i: i%10, splitter=IndexSplitter(range(n, n+n_valid)),
                        batch_tfms=tfms)
@@ -34,7 +36,7 @@ def train_ours(n):
     ours(dls, resnet56, cbs=few).fit(1)
 
 def train_bare(n):
-    x,y = random_data(n+n_valid)
+    x,y = random_data(n+n//5)
     net = resnet56(n_samples=2).to(device, memory_format=torch.channels_last)
     bare.train(net, bare.sgd(net), x[:steps*bs], y[:steps*bs], bs=bs, bf16=bf16)
     bare.validate(net, x[-bs:], y[-bs:], bs=bs, bf16=bf16)

@@ -29,14 +29,14 @@ def start(quick):
     "From the shell to the first batch of `fastmix-train`: it heads its table right before it"
     train = ['-m','fastmix'],'train_loss'
     fastai = ['-c',"from fastai.vision.all import *; print('imported', flush=True)"],'imported'
-    rounds = 1 if quick else 6
+    rounds = 1 if quick else 4
     ts = np.array([[until(*o) for o in (train,fastai)] for _ in range(rounds+1)])
     yield row('fastmix-train, from the shell to the first batch', "fastai's import", *ts[1:].T, 's',
               1.3, lower=True)
 
 def peak(quick):
     "The most memory of a training from memory"
-    n,rounds = (1000,1) if quick else (50_000,3)
+    n,rounds = (1000,1) if quick else (50_000,2)
     def mb(what): return float(output('-m','benchmarks.peak',what,str(n)).split()[-2])
     name = f'peak memory of a training on {n:,} images in memory, ResNet-56'
     against = 'a bare loop around the same network'
