@@ -31,7 +31,7 @@ findings = dict(
            'epochs help ERM, by 2.4 to 7.7 points, but none of them reaches ERM, and X, L and C do not come in the order of '
            'the paper. In a long training of few images (scale `mid`, one seed so far, which decides nothing) mixup ends 1.0 and '
            'one-softmax mixup-C 1.2 points above ERM, and X, L and two-headed C end 1.0, 1.7 and 3.0 points below it.',
-    fig4='Each head learns to look at its own slot: it names the other slot\'s class no more often than errors at random would '
+    fig4='At scale `cpu` each head learns to look at its own slot: it names the other slot\'s class no more often than errors at random would '
          '(5.9 against 6.0%). Whether both heads are equally good is not decided, as they differ by 3.5 points in a run on average.',
     fig5='The paper\'s winner does not appear: in none of five seeds does a head stay near chance, whether λ weighs the images '
          'or the losses. Both heads of every run end between 33 and 48% at scale `cpu`.',
@@ -39,12 +39,12 @@ findings = dict(
     fig2='Two concatenated images are not told apart better than two added ones: both classes are named for 11.1 and 10.7% of the '
          'test mixtures in a short training, a difference that is not decided. In a long one (scale `mid`, one seed) '
          'they are named for 16.3 and 16.6%, far from the 70% of the paper.',
-    fig6='The head with random labels stays at chance (10.0%), as it must. The other head does far better than beside a '
+    fig6='At scale `cpu` the head with random labels stays at chance (10.0%), as it must. The other head does far better than beside a '
          'second task (65.3 against 46.4%), and nearly as well as ERM (68.0%): two tasks compete for one trunk.',
-    fig1='Top2 on test mixtures grows with R for mixup, mixup-X and mixup-XL, by 2.7 to 7.8 points, and falls for mixup-L. '
+    fig1='At scale `cpu`, Top2 on test mixtures grows with R for mixup, mixup-X and mixup-XL, by 2.7 to 7.8 points, and falls for mixup-L. '
          'But Top2All, which does not ask for the order of the two images, does not grow with X, L and XL: what grows is '
          'how visible the order is.',
-    gradient='X came out 4.4 points better than XL, and half-and-half 4.4 points better than L, though their expected gradients '
+    gradient='At scale `cpu`, X came out 4.4 points better than XL, and half-and-half 4.4 points better than L, though their expected gradients '
              'are the same. Over three seeds this is not decided; if it stays, the noise of random label weights is what costs.',
     slots='Each further slot costs accuracy: 68.0, 47.1, 39.1 and 31.9% per image for one to four slots in a short training. In a long '
           'one (scale `mid`, one seed) the second slot costs 5.8 points, 79.2 against 73.4%.',
