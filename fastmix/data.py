@@ -318,11 +318,9 @@ class MultiSampleDataLoaders(ImageDataLoaders):
 def from_folder(cls:MultiSampleDataLoaders,
     path, train='train', valid=None, valid_pct=None, seed=None, **kwargs):
     "Create from a folder per class: `train/` and `valid/`, `val/` or `test/`; or split by itself"
-    path,rest = Path(path),('valid','val','test')
-    if valid is not None and valid_pct is None and not (path/valid).is_dir():
-        raise ValueError(f'valid={valid!r}: expected a folder in {path}')
-    if valid is None: valid = first(o for o in rest if (path/o).is_dir()) or rest[0]
-    if valid_pct is None and not ((path/train).is_dir() and (path/valid).is_dir()):
+    path,rest,named = Path(path),('valid','val','test'),valid is not None
+    if not named: valid = first(o for o in rest if (path/o).is_dir()) or rest[0]
+    if valid_pct is None and not ((path/train).is_dir() and (named or (path/valid).is_dir())):
         valid_pct,seed = .2,ifnone(seed, 42)
         print(f'{path}: no {train}/ and {valid}/, so a fifth is for validation (seed {seed})')
     make = ImageDataLoaders.from_folder.__func__

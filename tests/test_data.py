@@ -546,5 +546,3 @@ def test_a_folder_splits_by_itself_unless_told_otherwise(path, capsys):
     assert len(dls.valid_ds)==len(get_image_files(path))//5
     (path/'train').mkdir() # alone, it says nothing about what is for validation
     assert len(MultiSampleDataLoaders.from_folder(path, **kw).valid_ds)==len(dls.valid_ds)
-    with pytest.raises(ValueError, match="valid='holdout': expected a folder in"):
-        MultiSampleDataLoaders.from_folder(path, valid='holdout', **kw)

@@ -216,7 +216,8 @@ def test_a_plain_learner_of_fastai(cb, tmp_path):
     net = vision_learner(digits_dls(1, size=8), models.resnet18, pretrained=False, n_in=1, cbs=cb, path=tmp_path)
     for l in (learn, net):
         l.remove_cb(ProgressCallback)
-        torch.testing.assert_close(l.tta(n=1)[0], l.get_preds()[0]) # nothing random in these loaders
+        torch.testing.assert_close(l.tta(n=1, beta=1)[0], l.get_preds()[0]) # of the images as they are
+        torch.testing.assert_close(l.tta(n=1)[0].sum(1), torch.ones(len(l.dls.valid_ds))) # with crops
         l.export('l.pkl')
         single = load_learner(tmp_path/'l.pkl').to_single()
         single.remove_cb(ProgressCallback)
