@@ -4,6 +4,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 import numpy as np, torch
+from experiments.results import processor
 
 folder = Path(__file__).parent/'results'
 libraries = 'torch','torchvision','fastai','timm'
@@ -50,12 +51,6 @@ def reached(
     if r.get('asked') is None: return None
     return r['ratio']<=r['asked'] if r['lower'] else r['ratio']>=r['asked']
 
-def processor():
-    "The name of the processor"
-    info = Path('/proc/cpuinfo')
-    found = info.exists() and re.search(r'model name\s*: (.+)', info.read_text())
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
 def machine(
     device # Where the networks work
 )->dict:
@@ -87,13 +82,12 @@ def write(
     rows:list # New rows; the file's others are kept, and those of the same name replaced
 ):
     "Write the file whole, or not at all"
+    from fastmix.processes import write_json # not needed to compare
     path = Path(path)
     old = read(path)['rows'] if path.exists() else []
     merged = {key(r): r for r in [*old, *rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_suffix('.tmp')
-    tmp.write_text(json.dumps(dict(machine=m, rows=list(merged.values())), indent=1)+'\n')
-    os.replace(tmp, path)
+    write_json(path, dict(machine=m, rows=list(merged.values())))
 
 def fell(
     old:dict, # One row

@@ -9,8 +9,7 @@ from .train import balanced, part, plain, provenance, single
 # runs, not tuned; optimizer, rate and schedule are the factories' defaults
 shared = dict(data='cifar10', arch='efficientnet-lite0', size=96, n_train=2000, n_test=4000,
               epochs=8, ft_epochs=2, bs=64)
-methods = dict(erm='no mixing', mixup='mixup', mixup_x='mixup-X', mixup_l='mixup-L',
-               mixup_c='mixup-C, 2 slots')
+methods = 'erm','mixup','mixup_x','mixup_l','mixup_c'
 default_file = results.default_folder/'backbone.jsonl'
 
 def todo(

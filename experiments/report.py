@@ -238,9 +238,8 @@ def text(
         out.append(f'**Scale `{sc}`**: {s}; {runs.n_seeds[sc]} seeds, {runs.n_seeds5[sc]} for figure 5. {where(d)}. '
                    f'`fastmix-paper all --scale {sc}`' + (f'\n\n{counted(sc, d)}.' if d else ''))
     for c in runs.claims:
-        done = {sc:done[sc] for sc in dict.fromkeys([*begun(c, done), *done])}
         out += [f'## {titles[c]}', f'`fastmix-paper {c} --scale …`. Control: {controls[c]}.', md(judged(c, done))]
-        out += [at_scale(c, sc, d) for sc,d in done.items()] + [not_run(c, done)]
+        out += [at_scale(c, sc, done[sc]) for sc in begun(c, done)] + [not_run(c, done)]
     return '\n\n'.join(o for o in out if o)+'\n'
 
 def finding(

@@ -1,5 +1,5 @@
 "Finished runs: one JSON line each, appended whole or not at all"
-import fcntl, json, os
+import fcntl, json, os, platform, re
 from contextlib import suppress
 from pathlib import Path
 from filelock import FileLock, Timeout
@@ -35,6 +35,12 @@ def append(
             if f.read(1)!=b'\n': line = b'\n'+line # after a line that was cut short
         os.write(f.fileno(), line)
         os.fsync(f.fileno())
+
+def processor():
+    "The name of the processor"
+    info = Path('/proc/cpuinfo')
+    found = info.exists() and re.search(r'model name\s*: (.+)', info.read_text())
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 class Claim:
     "Whether this process may do a run: a lock that ends with the process, however it ends"

@@ -8,7 +8,7 @@ from fastmix.callback import MixBase
 from fastmix.memory import InMemoryDL
 from fastmix.metrics import MixMetric, predicted
 from fastmix.models import cifar_resnet
-from .results import here, source
+from .results import here, processor, source
 from .timing import interleaved
 
 n_held_out = dict(digits=200, cifar10=5000)
@@ -215,12 +215,7 @@ def provenance()->dict: # Code, libraries and machine
     def git(*a): return subprocess.run(['git', *a], cwd=here, capture_output=True, text=True).stdout.strip() if source else ''
     changed = git('status', '--porcelain', '--', '../fastmix', *map(str, here.glob('*.py')))
     cuda = torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if cuda else _cpu_name()
+    device = torch.cuda.get_device_name() if cuda else f'{processor()}, {os.cpu_count()} cores'
     libs = {m: __import__(m).__version__ for m in ('torch','torchvision','fastai','fastcore','numpy')}
     return dict(code=dict(commit=git('rev-parse', 'HEAD') or None, dirty=bool(changed), fastmix=fastmix.__version__),
                 libraries=dict(python=platform.python_version(), **libs), device=device, threads=torch.get_num_threads())
-
-def _cpu_name():
-    lines = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').exists() else []
-    name = next((l.split(':')[1].strip() for l in lines if l.startswith('model name')), platform.processor())
-    return f'{name}, {os.cpu_count()} cores'
