@@ -219,6 +219,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'fastmix.learner._groups': ('learner.html#_groups', 'fastmix/learner.py'),
                                  'fastmix.learner._model_for': ('learner.html#_model_for', 'fastmix/learner.py'),
                                  'fastmix.learner._normalize': ('learner.html#_normalize', 'fastmix/learner.py'),
+                                 'fastmix.learner._rate': ('learner.html#_rate', 'fastmix/learner.py'),
                                  'fastmix.learner._recipe': ('learner.html#_recipe', 'fastmix/learner.py'),
                                  'fastmix.learner._scheduled': ('learner.html#_scheduled', 'fastmix/learner.py'),
                                  'fastmix.learner._slot_preds': ('learner.html#_slot_preds', 'fastmix/learner.py'),

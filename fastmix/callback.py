@@ -406,7 +406,7 @@ def before_fit(self:MixupC):
     MixBase.before_fit(self)
     self.after_create()
     bs = getattr(self.dls.train, 'bs', None)
-    if bs: check_int('repeats', self.repeats, 1, bs) # no image has more partners than that
+    if bs: check_int('repeats', self.repeats, 1, bs) # no image has more partners
 
 # %% ../nbs/08_callback.ipynb #a9d20bdd
 @patch

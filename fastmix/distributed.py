@@ -154,7 +154,7 @@ def start_distributed(
 
 # %% ../nbs/10_distributed.ipynb #231a3761
 def end_distributed(learn:Learner):
-    "Leave the network and the loaders as they are for one process, after an interrupt too"
+    "Leave network and loaders as they are for one process, after an interrupt too"
     learn.model = get_model(learn.model)
     learn.dls.loaders = [unwrap_dl(dl) for dl in learn.dls.loaders]
     learn.detach_distributed()

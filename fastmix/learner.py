@@ -117,13 +117,16 @@ def _model_for(dls, arch, n_samples, n_heads, pretrained): # on the device of th
     return model.to(dls.device) # now, so that what `learn.load` brings comes to the same place
 
 # %% ../nbs/14_learner.ipynb #7599cff8
+def _rate(opt_func): return .1 if opt_func is nesterov_sgd else defaults.lr # the paper's
+
 def default_optimizer(
     model:nn.Module, # A network
     kind:str='classes' # From `target_kind`
 )->tuple: # Optimizer, learning rate
-    "The paper's for CIFAR ResNets (section 5.1); Adam for other networks, and for numbers"
+    "The paper's for CIFAR ResNets (section 5.1); Adam for other networks, and numbers"
     ours = any(isinstance(m, BasicBlock) for m in model.modules())
-    return (nesterov_sgd,.1) if ours and kind!='numbers' else (Adam,defaults.lr)
+    opt_func = nesterov_sgd if ours and kind!='numbers' else Adam
+    return opt_func,_rate(opt_func)
 
 # %% ../nbs/14_learner.ipynb #54f85b1d
 def _callbacks(cbs): # those that are given as classes too
@@ -137,29 +140,28 @@ def _scheduled(cbs): # with the paper's schedule, unless there is one
 
 def _groups(arch): return partial(slot_groups, arch=None if isinstance(arch, nn.Module) else arch)
 
-def _recipe(model, kind, lr, opt_func): # optimizer, rate, and what they are called
+def _recipe(model, kind, lr, opt_func): # optimizer, rate, and whether it is the paper's optimizer
     opt_func = ifnone(opt_func, default_optimizer(model, kind)[0])
     if not callable(opt_func): raise ValueError(f'opt_func={opt_func!r}: expected one as Adam')
-    paper = opt_func is nesterov_sgd
-    lr = check_number('lr', ifnone(lr, .1 if paper else defaults.lr), 0)
-    name = 'Nesterov SGD' if paper else getattr(opt_func, '__name__', 'your optimizer')
-    if paper and next(model.parameters()).is_cuda: opt_func = partial(opt_func, fused=True)
-    return opt_func,lr,f'{name} at {lr:g}'
+    paper,lr = opt_func is nesterov_sgd,check_number('lr', ifnone(lr, _rate(opt_func)), 0)
+    on_gpu = next(model.parameters()).is_cuda
+    return partial(opt_func, fused=True) if paper and on_gpu else opt_func,lr,paper
 
 # %% ../nbs/14_learner.ipynb #5e819270
-def _equip(learn, n_samples, precision, compile, graphs): # and say with what
-    kind = target_kind(learn.dls)
-    pred,ys = trial_batch(learn.dls, kind, n_samples, learn.model.n_heads)
+def _equip(learn, kind, title, precision, compile, paper): # and say with what
+    pred,ys = trial_batch(learn.dls, kind, learn.model.n_samples, learn.model.n_heads)
     check_loss(learn.loss_func, kind, pred, ys)
     check_metrics(learn, kind, pred, ys)
     learn.add_cb(LossWatch())
     learn.gather_args = dict # of fastai's `WandbCallback`, whose own fails with fastcore 2.2
-    words = [set_precision(learn, precision)]
+    name = 'Nesterov SGD' if paper else getattr(learn.opt_func, '__name__', 'your optimizer')
+    words = [f'{title}: {set_precision(learn, precision)}', f'{name} at {learn.lr:g}']
     if compile:
         accumulates = bool(learn.cbs.filter(risinstance(GradientAccumulation)))
-        compile_model(learn.model, learn.dls.device, graphs=graphs and not accumulates)
+        compile_model(learn.model, learn.dls.device, graphs=paper and not accumulates)
         words.append('compiled')
-    return words
+    if not rank_distrib(): print(*words, sep=', ')
+    return learn
 
 # %% ../nbs/14_learner.ipynb #7d441dbe
 @delegates(Learner.__init__, but='opt_func,lr,cbs')
@@ -179,15 +181,14 @@ def slots_learner(
     splitter=None, # Parameter groups; `None`: `slot_groups`
     **kwargs
 )->MixupLearner:
-    "A learner with the paper's optimizer and schedule, for a network of `n_samples` slots"
+    "A learner with the paper's optimizer and schedule for a network of `n_samples` slots"
     take_own_gpu()
     model = _model_for(dls, arch, n_samples, n_heads, pretrained)
-    opt_func,lr,recipe = _recipe(model, target_kind(dls), lr, opt_func)
+    kind = target_kind(dls)
+    opt_func,lr,paper = _recipe(model, kind, lr, opt_func)
     cbs,splitter = _scheduled(_callbacks(cbs)),ifnone(splitter, _groups(arch))
     learn = cls(dls, model, lr=lr, opt_func=opt_func, cbs=cbs, splitter=splitter, **kwargs)
-    told = _equip(learn, n_samples, precision, compile, graphs=recipe.startswith('Nesterov'))
-    if not rank_distrib(): print(f'{title}: {told[0]}', recipe, *told[1:], sep=', ')
-    return learn
+    return _equip(learn, kind, title, precision, compile, paper)
 
 # %% ../nbs/14_learner.ipynb #4b861cfb
 @delegates(slots_learner, but='cls,title')

@@ -38,7 +38,7 @@ def _copy_loss(f):
 
 # %% ../nbs/04_losses.ipynb #dd113024
 def _each(loss_func, pred, yb, bs):
-    "The losses of `bs` samples, a row each; as plain tensors, since fastai's type is slow"
+    "The losses of `bs` samples, a row each; plain tensors, as fastai's type is slow"
     return unreduced(loss_func)(pred, *yb).as_subclass(Tensor).reshape(bs, -1)
 
 def _divisor(loss, each):

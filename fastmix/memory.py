@@ -44,7 +44,7 @@ class PadCrop(RandTransform):
         b,c,h,w = im.shape
         i,j = torch.randint(2*self.pad+1, (2,b), device=im.device).unbind() # where a crop begins
         flip = torch.rand(b, device=im.device) < (.5 if self.flip else 0)
-        margin = im.new_zeros(self.pad*(w+1)) # as far as a crop may begin before its image
+        margin = im.new_zeros(self.pad*(w+1)) # a crop may begin before its image
         pixels = torch.cat([margin, im.flatten(), im.flip(-1).flatten(), margin])
         windows = pixels.as_strided((len(pixels)-c*h*w+1, c*h*w), (1,1)) # one begins at each pixel
         image = torch.arange(b, device=im.device) + b*flip # itself, or its mirror image

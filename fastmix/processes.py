@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 def whole_file(
     path # File to write
 ): # A `Path` beside it
-    "An empty file to write into, which takes the place of `path` when the block ends well"
+    "An empty file to write into; it replaces `path` when the block ends well"
     path = Path(path)
     tmp = path.with_name(f'.{path.name}.{os.urandom(4).hex()}.tmp')
     try:

@@ -102,7 +102,7 @@ _watchers = ('progress','show_graph','csv_logger','tensor_board','slots_tensor_b
 def stateful_cbs(
     learn:Learner
 )->list:
-    "Callbacks that a run has from its beginning to its end, by the names of their classes"
+    "Callbacks that a run has from beginning to end, by the names of their classes"
     cbs = [cb for cb in learn.cbs if cb.order<Checkpoint.order and cb.name not in _watchers]
     return sorted(cbs, key=lambda cb: type(cb).__name__)
 
