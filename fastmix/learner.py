@@ -48,6 +48,9 @@ class MixupLearner(Learner):
         finally: self._last_word('leave_batch')
 
     def all_batches(self):
+        if not len(getattr(self.dl, 'dataset', self.dl)):
+            raise ValueError('data: expected at least one image, there is none; a learner from '
+                             '`load_learner` brings none, give it loaders: `learn.dls = dls`')
         try: super().all_batches()
         finally: self._last_word('leave_batches')
 
@@ -58,12 +61,6 @@ class MixupLearner(Learner):
                 self.epoch = epoch
                 self._with_events(self._do_epoch, 'epoch', CancelEpochException)
         finally: self._last_word('leave_fit')
-
-    @delegates(Learner.tta)
-    def tta(self, ds_idx=1, dl=None, **kwargs):
-        "fastai's `tta` of the same pairs each time"
-        if dl is None: dl = self.dls[ds_idx].new(shuffle=False, drop_last=False)
-        return super().tta(dl=dl, **kwargs)
 
 # %% ../nbs/14_learner.ipynb #1344f2be
 @patch
@@ -101,6 +98,14 @@ class MultiSampleLearner(MixupLearner):
         xs,_,ys,dec = self.get_preds(dl=[dl.one_batch()], with_input=True, with_decoded=True)
         dl = with_slots(dl, self.model.n_samples)
         dl.show_results(tuplify(xs)+tuplify(ys), dec, max_n=max_n, **kwargs)
+
+# %% ../nbs/14_learner.ipynb #d042dff8
+@patch
+@delegates(Learner.tta)
+def tta(self:MixupLearner, ds_idx=1, dl=None, **kwargs):
+    "fastai's `tta` of the same pairs each time"
+    if dl is None: dl = self.dls[ds_idx].new(shuffle=False, drop_last=False)
+    return super(MixupLearner, self).tta(dl=dl, **kwargs)
 
 # %% ../nbs/14_learner.ipynb #d253b620
 def _normalize(dls, net): # as fastai does it for pretrained weights

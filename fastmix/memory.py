@@ -94,7 +94,9 @@ class Decoder(TfmdDL):
         if y is it[1] or torch.equal(torch.as_tensor(y), torch.as_tensor(it[1])): return x
         return f'{_labels}, not item_tfms={self.after_item.fs}; use the ordinary loaders'
 
-    def do_batch(self, b): return b
+    def do_batch(self, b): # one tensor: each alone would come from its process by a file of its own
+        shapes = {x.shape if isinstance(x, Tensor) else None for x in b}
+        return torch.stack(b) if len(shapes)==1 and None not in shapes else b
 
 # %% ../nbs/12_memory.ipynb #8349862b
 def decode_all(

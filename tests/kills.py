@@ -1,54 +1,18 @@
 """Kill `fastmix-train` at random moments, resume it, and tell what came of it:
 `kills.py OUT KILLS PROCESSES SEED`"""
-import json, os, random, signal, socket, sys, time, traceback
+import json, os, random, signal, sys, time
 from pathlib import Path
 os.environ['OMP_NUM_THREADS'] = '1' # threads do not survive a fork
 import torch
 import fastmix.all, fastmix.cli # once: the processes to be killed are forks of this one
 from fastai.vision.all import *
+from forks import fork_ranks, wait
 
-args = '--epochs 4 --bs 128 --size 8 --seed 3 --precision fp32'.split()
+args = '--arch resnet20 --epochs 4 --bs 128 --size 8 --seed 3 --precision fp32'.split()
 fastmix.show.plot_pairs = fastmix.show.plot_curves = noop # pictures are not what is compared
 
-def child(folder, rank, world, port, extra):
-    if world>1:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
-        os.environ.update(MASTER_ADDR='localhost', MASTER_PORT=str(port))
-    log = os.open(f'{folder}-{rank}.log', os.O_WRONLY|os.O_CREAT|os.O_APPEND)
-    for fd in (1,2): os.dup2(log, fd)
-    try: fastmix.cli.main([*args, '--out', str(folder), *extra])
-    except SystemExit as e: os._exit(e.code or 0)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(('localhost', 0))
-        return s.getsockname()[1]
-
 def start(folder, world, *extra):
-    port,pids = free_port(),[]
-    for rank in range(world):
-        pid = os.fork()
-        if not pid: child(folder, rank, world, port, extra)
-        pids.append(pid)
-    return pids
-
-def wait(pids, limit=240):
-    "Exit status of each, 'hangs' where there is none in time"
-    res,end = {},time.time()+limit
-    while len(res)<len(pids) and time.time()<end:
-        for p in set(pids)-set(res):
-            done,status = os.waitpid(p, os.WNOHANG)
-            if done: res[p] = os.waitstatus_to_exitcode(status)
-        time.sleep(.02)
-    for p in set(pids)-set(res):
-        os.kill(p, signal.SIGKILL)
-        os.waitpid(p, 0)
-        res[p] = 'hangs'
-    return [res[p] for p in pids]
+    return fork_ranks(lambda: fastmix.cli.main([*args, '--out', str(folder), *extra]), folder, world)
 
 def left(folder): return [(folder/f).read_bytes() for f in ('model.safetensors','metrics.csv')]
 

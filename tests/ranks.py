@@ -1,7 +1,14 @@
-"What every process of a distributed test runs; run alone it is the one process to compare with: `ranks.py OUT BS`"
-import os, sys, tempfile
+"""What every process of a distributed test runs, and one process to compare with: `ranks.py OUT`
+makes `one.pt`, `rank0.pt` and `rank1.pt` there"""
+import os
+os.environ['OMP_NUM_THREADS'] = '1' # threads do not survive a fork
+import sys, tempfile
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from fastai.vision.all import *
 from fastmix.all import *
+from fastmix import cli
+from forks import fork, fork_ranks, wait
 from fastmix.datasets import digit_image, digit_label
 
 def dblock(n_valid, **kwargs):
@@ -82,12 +89,32 @@ def too_large(bs):
         with learn.distrib_ctx(): pass
     except ValueError as e: return str(e)
 
+def sync_bn(bs):
+    "What the command line says of it without GPUs"
+    args = ['--epochs','1', '--bs',str(bs), '--size','8', '--arch','resnet20', '--sync-bn']
+    said = StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        try: cli.main([*args, '--out', tempfile.mkdtemp()])
+        except SystemExit as e: return said.getvalue(),e.code
+
 def everything(bs):
-    res = {f'{kind} {n}': train(kind, bs, n) for kind in ('pairs','memory','ordinary') for n in (23,17)}
-    if num_distrib(): res.update(draws=draws(bs), pairs=pairs(bs), spoiled=spoiled(bs), drawn=drawn(bs), too_large=too_large(bs))
-    return res
+    res = {f'{k} {n}': train(k, bs, n) for k in ('pairs','memory','ordinary') for n in (23,17)}
+    if num_distrib()<2: return res
+    made = dict(draws=draws, pairs=pairs, spoiled=spoiled, drawn=drawn, too_large=too_large)
+    res.update({k: f(bs) for k,f in made.items()})
+    return res | dict(sync_bn=sync_bn(bs)) # last, as it ends with the processes apart
+
+def rank(out):
+    path = out/f'rank{rank_distrib()}.pt' # now: afterwards they are apart
+    torch.save(everything(4), path)
+
+def main(out):
+    out = Path(out)
+    alone = fork(lambda: torch.save(everything(8), out/'one.pt'), out/'one.log')
+    ranks = fork_ranks(lambda: rank(out), out/'rank', 2)
+    for log,status in zip(('one','rank-0','rank-1'), wait([alone,*ranks])):
+        if status!=0: sys.exit(f'{log}: {status}\n'+(out/f'{log}.log').read_text())
 
 if __name__=='__main__':
-    out,bs = sys.argv[1:]
     torch.set_num_threads(1)
-    torch.save(everything(int(bs)), f'{out}/rank{rank_distrib()}.pt')
+    main(sys.argv[1])

@@ -5,8 +5,9 @@ from fastai.vision.all import Image, Path, PILImage, load_learner, noop, pd, tor
 from fastmix import cli
 from fastmix.datasets import digit_image
 from fastmix.resuming import RunLog
+from tests.forks import fork, wait
 
-tiny = ['--epochs','2','--size','8','--bs','256']
+tiny = ['--epochs','2', '--size','8', '--bs','256', '--arch','resnet20']
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
@@ -238,13 +239,11 @@ def test_two_runs_with_one_folder(monkeypatch, no_pictures, capsys):
     def other(self):
         after_epoch(self)
         if others: return
-        cmd = [sys.executable, '-W','ignore', '-m','fastmix', *tiny, '--out','out', '--resume']
-        env = {**os.environ, 'OMP_NUM_THREADS': '1'}
-        others.append(subprocess.run(cmd, capture_output=True, text=True, env=env))
+        others.extend(wait([fork(lambda: cli.main([*tiny, '--out','out', '--resume']), 'other')]))
     monkeypatch.setattr(RunLog, 'after_epoch', other)
     assert status(*tiny, '--out', 'out')==0
-    assert others[0].returncode==2
-    assert 'expected a folder that no other process is busy with' in others[0].stderr
+    assert others==[2]
+    assert 'expected a folder that no other process is busy with' in Path('other').read_text()
     assert json.loads(Path('out/run.json').read_text())['state']=='finished'
     assert len(pd.read_csv('out/metrics.csv'))==2
 

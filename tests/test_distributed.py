@@ -1,8 +1,9 @@
 "Two processes on this machine's CPU against one, and every way to start and to lose them"
-import json, os, re, signal, socket, subprocess, sys, time
+import json, os, re, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
 from safetensors.torch import load_file
+from tests.forks import free_port
 
 here,exe = Path(__file__).parent,Path(sys.executable).parent
 env = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore', 'PYTHONPATH': str(here.parent)}
@@ -12,22 +13,18 @@ def end(p, limit=240): # output, errors
     out,err = p.communicate(timeout=limit)
     return out,err
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(('localhost', 0))
-        return s.getsockname()[1]
-
 def torchrun(*args, nproc=2): return [exe/'torchrun', f'--nproc_per_node={nproc}', f'--master_port={free_port()}', *args]
 
 @pytest.fixture(scope='module')
 def ran(tmp_path_factory):
-    "What one process with batches of 8 came to, and two with batches of 4"
-    a,b = tmp_path_factory.mktemp('one'),tmp_path_factory.mktemp('two')
-    ps = start(sys.executable, here/'ranks.py', a, 8),start(*torchrun(here/'ranks.py', b, 4))
-    said = [end(p) for p in ps]
-    for p,(_,err) in zip(ps, said): assert p.returncode==0, err
-    load = lambda f: torch.load(f, weights_only=False)
-    return load(a/'rank0.pt'),[load(b/f'rank{i}.pt') for i in (0,1)],said[1][0]
+    "What one process with batches of 8 came to, and two with batches of 4; what these printed"
+    out = tmp_path_factory.mktemp('ranks')
+    p = start(sys.executable, here/'ranks.py', out)
+    _,err = end(p)
+    assert p.returncode==0, err
+    load = lambda f: torch.load(out/f'{f}.pt', weights_only=False)
+    said = ''.join((out/f'rank-{i}.log').read_text() for i in (0,1))
+    return load('one'),[load(f'rank{i}') for i in (0,1)],said
 
 kinds = [f'{k} {n}' for k in ('pairs','memory','ordinary') for n in (23,17)]
 
@@ -56,6 +53,11 @@ def test_weights_that_differ_are_noticed(ran):
 def test_batches_that_are_too_large_for_all_together(ran):
     for r in ran[1]: assert r['too_large']=='bs=30: expected at most 22, the training samples for each of 2 processes'
 
+def test_sync_bn_needs_gpus(ran):
+    "Both processes end; one of them says why"
+    (said,status),other = (r['sync_bn'] for r in ran[1])
+    assert 'sync_bn=True: expected GPUs' in said and status==2 and other==('',2)
+
 def test_tensorboard_draws_in_one_process(ran):
     assert [r['drawn'] for r in ran[1]]==[True,False]
 
@@ -67,24 +69,41 @@ def test_said_once(ran):
 
 train = '--epochs 2 --bs 64 --size 8 --arch resnet20 --seed 1 --precision fp32'.split()
 
-def test_launchers(tmp_path):
-    "torchrun, Accelerate (its word for several processes is multi_gpu, with GPUs or without), and two machines that meet over the network"
-    port = free_port()
-    node = [exe/'torchrun', '--nnodes=2', '--nproc_per_node=1', '--rdzv_backend=c10d', '--rdzv_id=1', f'--rdzv_endpoint=localhost:{port}']
-    fastmix = ['-m','fastmix',*train,'--out']
-    ps = [start(*torchrun(*fastmix, tmp_path/'a')),
-          start(exe/'accelerate', 'launch', '--multi_gpu', '--num_processes=2', f'--main_process_port={free_port()}', *fastmix, tmp_path/'b'),
-          *[start(*node, *fastmix, tmp_path/'c') for _ in range(2)]]
+fastmix = ['-m','fastmix',*train,'--out']
+
+def ended(*starts):
+    "What each of these printed, all started at once"
+    ps = [start(*args) for args in starts]
     said = [end(p) for p in ps]
-    for p,(out,err) in zip(ps, said): assert p.returncode==0, out+err
-    weights = [load_file(tmp_path/o/'model.safetensors') for o in 'abc']
-    for w in weights[1:]: assert all(torch.equal(v, weights[0][k]) for k,v in w.items())
-    for o in 'abc':
-        d = json.loads((tmp_path/o/'run.json').read_text())
-        assert (d['state'],d['epochs_done'],d['processes'])==('finished', 2, 2)
-        assert (tmp_path/o/'metrics.csv').read_text()==(tmp_path/'a'/'metrics.csv').read_text()
-    nodes = said[2][0]+said[3][0] # which of the two is first, they settle themselves
-    for out in (said[0][0], said[1][0], nodes): assert len(re.findall('^run folder', out, re.M))==1 and len(re.findall(r'^ +[01] ', out, re.M))==2
+    for p,(o,err) in zip(ps, said): assert p.returncode==0, o+err
+    return [o for o,_ in said]
+
+def check_run(folder, said):
+    d = json.loads((folder/'run.json').read_text())
+    assert (d['state'],d['epochs_done'],d['processes'])==('finished', 2, 2)
+    assert len(re.findall('^run folder', said, re.M))==1
+    assert len(re.findall(r'^ +[01] ', said, re.M))==2
+    return load_file(folder/'model.safetensors'),(folder/'metrics.csv').read_text()
+
+def check_same(one, other):
+    assert one[1]==other[1]
+    assert one[0] and all(torch.equal(v, other[0][k]) for k,v in one[0].items())
+
+def test_launchers(tmp_path):
+    "torchrun, and Accelerate: its word for several processes is multi_gpu, with GPUs or without"
+    accelerate = exe/'accelerate','launch','--multi_gpu','--num_processes=2',f'--main_process_port={free_port()}'
+    a,b = tmp_path/'a',tmp_path/'b'
+    said = ended(torchrun(*fastmix, a), [*accelerate, *fastmix, b])
+    check_same(*map(check_run, (a,b), said))
+
+@pytest.mark.slow
+def test_two_machines(tmp_path):
+    "They meet over the network, and settle themselves which of them is first"
+    node = [exe/'torchrun', '--nnodes=2', '--nproc_per_node=1', '--rdzv_backend=c10d',
+            '--rdzv_id=1', f'--rdzv_endpoint=localhost:{free_port()}']
+    a,b = tmp_path/'a',tmp_path/'b'
+    one, = ended(torchrun(*fastmix, a))
+    check_same(check_run(a, one), check_run(b, ''.join(ended(*[[*node, *fastmix, b]]*2))))
 
 def children(pid): # processes that a process started
     return [int(o) for o in Path(f'/proc/{pid}/task/{pid}/children').read_text().split()]
@@ -103,8 +122,3 @@ def test_a_process_that_dies_ends_the_run(tmp_path):
     finally: p.kill()
     assert p.returncode!=0 and 'Signal 9' in err, err
     assert json.loads((tmp_path/'a'/'run.json').read_text())['epochs_done']>0 and list((tmp_path/'a').glob('checkpoint-*.pt'))
-
-def test_sync_bn_needs_gpus(tmp_path):
-    p = start(*torchrun('-m', 'fastmix', *train, '--sync-bn', '--out', tmp_path/'a'))
-    out,err = end(p)
-    assert p.returncode!=0 and 'sync_bn=True: expected GPUs' in err

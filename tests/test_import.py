@@ -5,6 +5,12 @@ from fastai.vision.all import FilteredBase, Image, partial
 from fastmix.all import cifar_dls, digits_dls
 from fastmix.processes import take_own_gpu
 
+spy = '''
+import torch, sys
+torch.cuda.is_available,torch.cuda.device_count = lambda: True,lambda: 2
+torch.cuda.set_device = lambda *a: sys.exit(f'set_device{a}')
+'''
+
 code = '''
 import inspect, sys
 import fastai.vision.all, fastai.distributed, fastai.callback.all, fastcore.all, fasttransform, accelerate
@@ -38,23 +44,13 @@ print(len(before), gone, changed)
 '''
 
 def test_nothing_is_replaced():
-    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    "Under `torchrun`, which gives each process a GPU, importing only imports, too"
+    env = {**os.environ, 'RANK': '1', 'WORLD_SIZE': '2', 'LOCAL_RANK': '1'}
+    cmd = [sys.executable, '-W','ignore', '-c', spy+code]
+    res = subprocess.run(cmd, capture_output=True, text=True, env=env)
     assert res.returncode==0, res.stderr
     count,_,rest = res.stdout.strip().splitlines()[-1].partition(' ')
     assert int(count)>5000 and rest=='[] []'
-
-def test_importing_takes_no_gpu_under_a_launcher():
-    "Under `torchrun` too, importing only imports"
-    spy = '''
-import torch, sys
-torch.cuda.is_available,torch.cuda.device_count = lambda: True,lambda: 2
-torch.cuda.set_device = lambda *a: sys.exit(f'set_device{a}')
-import fastmix.all
-'''
-    env = dict(RANK='1', WORLD_SIZE='2', LOCAL_RANK='1')
-    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', spy], capture_output=True, text=True,
-                         env={**os.environ, **env})
-    assert res.returncode==0, res.stderr
 
 def test_loaders_take_the_gpu_of_their_process(monkeypatch, tmp_path):
     "Before fastai chooses the device: in a script under a launcher all would be on GPU 0 else"

@@ -1,5 +1,6 @@
 "Several labels per image, and numbers: everything that works for classes, with every default left alone"
-import math
+from contextlib import suppress
+import math, os, subprocess, sys
 import pytest, torch
 from sklearn.metrics import f1_score
 from fastai.vision.all import *
@@ -99,6 +100,61 @@ def test_shipping(trained):
     with of_loaded.no_bar(): torch.testing.assert_close(of_loaded.predict(images[0])[2], answer)
     assert load_weights(of_loaded.save_weights('w1')).n_samples==1 and of_loaded.export_onnx('m1').exists()
     with learn.no_bar(): assert len(learn.tta(n=1)[0])==20
+
+def learners():
+    "One of each kind"
+    one,two = digits_dls(1, size=8),digits_dls(size=8)
+    cutmix = MixChoice(MixupX(), CutMixup())
+    return dict(pairs=mixup_c_learner(two, arch=small), filled=mixup_c_learner(one, arch=small),
+                one_softmax=mixup_c_learner(two, arch=small, n_heads=1),
+                erm=mixup_learner(one, arch=small), mixed=mixup_learner(one, cutmix, arch=small),
+                plain=Learner(one, small(n_in=1), cbs=Mixup()),
+                **{f'{kind}{n}': make(kind, n, '.') for kind in blocks for n in (1,2)})
+
+elsewhere = """
+import sys
+from fastai.vision.all import *
+from fastmix.all import *
+from test_targets import answers, images, lacks_data
+
+for f in sorted(Path(sys.argv[1]).glob('*.pkl')):
+    learn = load_learner(f)
+    print(f.stem, answers(learn), answers(learn.to_single()), lacks_data(learn))
+"""
+
+def answers(learn):
+    with learn.no_bar():
+        n = getattr(learn.model, 'n_samples', 1)
+        many = learn.predict_many(images, same=n>getattr(learn.model, 'n_heads', 1))
+        one = learn.predict(images[0] if n==1 else tuple(images[:n]))
+    probs = [p for o in many for p in o[2].flatten().tolist()]
+    return re.sub(r'(\.\d{4})\d*', r'\1', str([probs, str(many[0][0]), str(one[0])]))
+
+def lacks_data(learn):
+    "Which of these say that they need loaders"
+    calls,found = dict(fit=lambda: learn.fit(1), validate=learn.validate, tta=learn.tta),[]
+    for name,f in calls.items():
+        with suppress(Exception), learn.no_bar(), learn.no_logging():
+            try: f()
+            except ValueError as e:
+                if 'learn.dls = dls' in str(e): found.append(name)
+    return found
+
+def test_loaded_in_another_process(tmp_path):
+    "Every kind answers as before, to_single too, and says what it lacks for training"
+    made = learners()
+    for name,learn in made.items():
+        learn.path = tmp_path
+        learn.export(f'{name}.pkl')
+    env = {**os.environ, 'PYTHONPATH': f'{Path(__file__).parent}:{Path(__file__).parents[1]}'}
+    res = subprocess.run([sys.executable, '-W','ignore', '-c', elsewhere, str(tmp_path)],
+                         capture_output=True, text=True, env=env)
+    assert res.returncode==0, res.stderr
+    lines = dict(o.split(' ', 1) for o in res.stdout.splitlines() if o.split(' ')[0] in made)
+    assert set(lines)==set(made)
+    for name,learn in made.items():
+        data = [] if name=='plain' else ['fit','validate','tta']
+        assert lines[name]==f'{answers(learn)} {answers(learn.to_single())} {data}', name
 
 @pytest.mark.parametrize('metric', [accuracy, error_rate, F1Score(average='macro')])
 def test_any_metric_of_fastai_is_averaged_over_the_heads(metric):
