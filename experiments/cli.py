@@ -38,7 +38,9 @@ def work(
         done = results.read(file)
         all_runs = runs.runs_of(claim, scale, done)
         todo = [k for k in all_runs if k not in done]
-        free = next((k for k in todo if k not in busy), None)
+        # Timings come last, and not beside a training that another process is busy with
+        trainings = [k for k in todo if all_runs[k].get('kind')!='speed']
+        free = next((k for k in trainings or todo if k not in busy), None)
         if free is None: break
         with results.Claim(folder/'unfinished'/free) as mine:
             if not mine: busy.add(free)

@@ -17,7 +17,10 @@ scales = dict(
                ft_epochs=20, ft_lr=.01, precision='auto'))
 n_seeds = dict(smoke=1, cpu=3, mid=3, paper=3)
 n_seeds5 = dict(smoke=2, cpu=5, mid=5, paper=5) # of figure 5
+n_seeds1 = dict(smoke=1, cpu=1, mid=1, paper=1) # of `throughput` and `two_heads`, at first
 ranges = dict(smoke=(0,.3,.5), cpu=(0,.1,.2,.3,.4,.5), mid=(0,.25,.5), paper=(0,.1,.2,.3,.4,.5))
+# Depths of the single networks and of those of two slots, whose throughput is compared
+depths = {sc: ((8,14,20,32,56),(20,32)) for sc in scales} | dict(smoke=((8,),(8,)))
 rules = {'mixup-X':'mixup_x', 'mixup-L':'mixup_l', 'mixup':'mixup', 'mixup-XL':'mixup_xl'}
 
 def key(
@@ -105,6 +108,54 @@ def speed(scale):
     shared = {k:scales[scale][k] for k in ('data','depth','precision')}
     return [({}, dict(kind='speed', ns=[1,2,3,4], **shared))]
 
+def _nets(scale):
+    "What the networks of `throughput` are made with, by their names"
+    ones,twos = depths[scale]
+    nets = {f'ResNet-{d}': dict(depth=d) for d in ones}
+    nets |= {f'ResNet-{d}, 2 slots': dict(depth=d, n_samples=2) for d in twos}
+    return nets | {f'ResNet-{d}, 2 slots, width 2': dict(depth=d, n_samples=2, width=2) for d in twos}
+
+def throughput(scale):
+    "Networks of one and of two slots before fine-tuning, and one timing of all of them"
+    res = []
+    for i in range(n_seeds1[scale]):
+        for nm,net in _nets(scale).items():
+            n,method = net.get('n_samples', 1),'mixup_c' if 'n_samples' in net else 'erm'
+            tune = net['depth']==scales[scale]['depth'] # such a run is one of other claims too
+            res.append((dict(net=nm, n=n, seed=i), run(scale, i, method, tune=tune, **net)))
+    shared = {k:scales[scale][k] for k in ('data','precision')}
+    return res + [(dict(net='timing', seed=0), dict(kind='speed', nets=_nets(scale), **shared))]
+
+def _cost(s):
+    "Training cost: images seen times the trunk's multiply-adds, which grow with the width squared"
+    return s['epochs']*(s.get('repeats') or 1)*(s.get('width') or 1)**2
+
+def _families(scale, seed):
+    "What may help two heads"
+    epochs,bs = [scales[scale][k]//2 for k in ('epochs','bs')]
+    # Half the images a step in two rows each, for half the epochs: as many steps of as many rows
+    twice = dict(repeats=2, bs=bs, epochs=epochs)
+    return {'ERM': run(scale, seed, 'erm'),
+            'mixup-C': heads(scale, seed),
+            'same .3': heads(scale, seed, same=.3),
+            'same .6': heads(scale, seed, same=.6),
+            'same .6, fading': heads(scale, seed, same=.6, fade=0), # from the first epoch on
+            'repeats 2': heads(scale, seed, **twice),
+            'same .3, repeats 2': heads(scale, seed, same=.3, **twice),
+            'width 2': heads(scale, seed, width=2),
+            'width 2, half the epochs': heads(scale, seed, width=2, epochs=epochs)}
+
+def two_heads(scale):
+    "Variants of mixup-C, with their cost as a multiple of its own"
+    res = []
+    for i in range(n_seeds1[scale]):
+        family = _families(scale, i)
+        one = _cost(family['mixup-C'])
+        for nm,s in family.items():
+            tag = dict(net=nm, cost=round(_cost(s)/one, 2), n=s.get('n_samples', 1), seed=i)
+            res.append((tag, s))
+    return res
+
 calibration = table1
 
 def gradient(scale):
@@ -141,9 +192,11 @@ def recipe_test(scale, done=None):
 # In the order in which they are run: what matters most first
 claims = dict(table1=table1, fig4=fig4, fig5=fig5, fig2=fig2, fig6=fig6, gradient=gradient,
               fig1=fig1, slots=slots, speed=speed,
-              calibration=calibration, fig5_batch=fig5_batch, recipe=recipe)
-# The recipe is for the paper's budget
-not_in_all = dict(smoke=(), cpu=('recipe',), mid=('recipe',), paper=())
+              calibration=calibration, fig5_batch=fig5_batch, recipe=recipe,
+              throughput=throughput, two_heads=two_heads)
+# The recipe is for the paper's budget, and what is not in the paper for that of `mid`
+beyond = 'throughput','two_heads'
+not_in_all = dict(smoke=(), cpu=('recipe', *beyond), mid=('recipe',), paper=beyond)
 
 def runs_of(
     claim:str, # One of `claims`, or 'all'

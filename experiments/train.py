@@ -86,8 +86,9 @@ def mixing(s):
     kw = dict(seed=s['seed'], per=s.get('per') or 'sample')
     m,r = s['method'],s.get('r')
     if m=='mixup_c':
-        names = 'n_samples','lam_x','lam_l','random_label'
+        names = 'n_samples','lam_x','lam_l','random_label','same','repeats'
         kw.update({k:s[k] for k in names if s.get(k) is not None}, mix_valid=s.get('lam_x') is not None)
+        if s.get('fade') is not None: kw['when'] = partial(fade, start=s['fade'])
         return BatchMixupC(**kw) if s.get('per')=='batch' else MixupC(**kw)
     if m=='mixup_xl': return MixupXL(r, r, mix_valid=True, **kw)
     if m=='erm': return None
@@ -103,7 +104,8 @@ def computed_in(
 def learner(s, dls, compile=False):
     mix,n = mixing(s),s.get('n_samples') or 1
     opt = nesterov_sgd if s.get('wd') is None else partial(nesterov_sgd, weight_decay=s['wd'])
-    kw = dict(arch=partial(cifar_resnet, s['depth']), lr=s['lr'], precision=computed_in(s['precision']), compile=compile, opt_func=opt)
+    arch = partial(cifar_resnet, s['depth'], width=s.get('width') or 1)
+    kw = dict(arch=arch, lr=s['lr'], precision=computed_in(s['precision']), compile=compile, opt_func=opt)
     if mix is None: return mixup_learner(dls, **kw)
     one = [First(0), Top2(), Top2All(), Both()]
     if n==1: return mixup_learner(dls, mix, metrics=one, **kw)
@@ -161,7 +163,8 @@ def train(
     add = lambda prefix,d: figures.update({prefix+k: plain(v) for k,v in d.items()})
     for k in (1,n): images(s['data'], k) # before the seed is set: what is built only once draws random numbers
     set_seed(s['seed'], reproducible=True)
-    learn = learner(s, loaders(s, n, s.get('n_curve')), compile)
+    n_loaded = 1 if s.get('repeats') else n # slots that are filled within a batch
+    learn = learner(s, loaders(s, n_loaded, s.get('n_curve')), compile)
     curves = dict(train=fit(learn, learn.fit, s['epochs'], checkpoints(folder/'train', s)))
     trained = time.time()
     add('', {k:v[-1] for k,v in curves['train'].items() if k.startswith('train_')})
@@ -187,26 +190,28 @@ def train(
     return dict(figures=figures, curves=curves, seconds={k:round(v, 1) for k,v in seconds.items()}, precision=precision, compile=compile)
 
 def speed(
-    s:dict, # Settings: `ns`, `depth`, `data`
+    s:dict, # Settings: `nets`, by their names, or `ns` and `depth`; `data`, `precision`
     images:int=None, # Images in flight, shared by the slots; `None`: 240, or 7,680 to fill a GPU
-    rounds:int=15 # All N are timed in turn in each, so that a disturbance meets all
-)->dict: # Images per second of each N, and the median ratio to N = 1
+    rounds:int=15 # All are timed in turn in each, so that a disturbance meets all
+)->dict: # Images per second of each network, and the median ratio to the first
     "How many images a forward pass answers for"
     device = default_device()
     images = images or (7680 if device.type=='cuda' else 240)
     n_in,size = (1,8) if s['data']=='digits' else (3,32)
+    nets = s.get('nets') or {n: dict(depth=s['depth'], n_samples=n) for n in s['ns']}
     calls = []
-    for n in s['ns']:
-        net = cifar_resnet(s['depth'], n_samples=n, n_in=n_in).eval()
+    for kw in nets.values():
+        net = cifar_resnet(n_in=n_in, **kw).eval()
         net = net.to(device, memory_format=torch.channels_last)
+        n = net.n_samples
         calls.append(partial(net, *torch.randn(n, images//n, n_in, size, size, device=device)))
     half = s['precision']=='bf16' or (s['precision']=='auto' and device.type=='cuda')
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
-        rate = images/tensor(interleaved(calls, rounds, device=device)) # [rounds,len(ns)]
+        rate = images/tensor(interleaved(calls, rounds, device=device)) # [rounds,len(nets)]
     cols = dict(images_per_s=rate, ratio=rate/rate[:,:1])
     figures = dict(images=images)
     for k,r in cols.items():
-        figures.update({f'{k}_{n}': plain(v) for n,v in zip(s['ns'], r.median(0).values)})
+        figures.update({f'{k}_{n}': plain(v) for n,v in zip(nets, r.median(0).values)})
     return dict(figures=figures, curves={}, seconds={})
 
 @lru_cache # as they are when it is first called: the code that is loaded, whatever is committed meanwhile
