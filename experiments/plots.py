@@ -90,3 +90,23 @@ def dots(
     axs[0].set(yticks=range(len(names)), yticklabels=[str(o) for o in names], xlabel=f'{xlabel}, scale {scale}')
     axs[0].invert_yaxis()
     axs[0].legend(fontsize=8)
+
+def against_rate(
+    done:dict, # Finished runs, by their keys
+    scale:str # One of `runs.scales`
+):
+    "Accuracy per image against images per second: single networks on a line, those of two slots as marks"
+    df = derived(frame('throughput', scale, done))
+    if 'slot_acc' not in df: return
+    d = df.groupby('net', sort=False)[['n','rate','slot_acc']].mean().dropna()
+    if not len(d): return # before the timing
+    fig,ax = plt.subplots(figsize=(6,4), layout='constrained')
+    ones,twos = d[d.n==1],d[d.n==2]
+    ax.plot(ones.rate, 100*ones.slot_acc, 'o-', label='single image')
+    ax.plot(twos.rate, 100*twos.slot_acc, 'D', label='two slots')
+    for nm,o in d.iterrows():
+        short = nm.replace('ResNet-', '').replace(', 2 slots', '')
+        ax.annotate(short, (o.rate,100*o.slot_acc), (4,4), textcoords='offset points', fontsize=8)
+    ax.set(xscale='log', xlabel='images per second', ylabel=f'accuracy per image, %, scale {scale}')
+    ax.grid(alpha=.3, which='both')
+    ax.legend(title='ResNet of depth …', fontsize=8)

@@ -10,7 +10,8 @@ titles = dict(
     fig5_batch='Figure 5 with one λ per batch', fig2='Figure 2: additive against concatenated',
     fig6='Figure 6: random labels on one slot', fig1='Figure 1: accuracy under mixing, over R',
     gradient='Rules of the same expected gradient', slots='What one trunk can carry', speed='Images per second',
-    calibration='Calibration', recipe='The best recipe for single images')
+    calibration='Calibration', recipe='The best recipe for single images',
+    throughput='Accuracy against images per second', two_heads='What helps two heads')
 controls = dict(
     table1='ERM, and ERM with the same extra epochs. The order of mixup-L, and so its mixed top-1, is chance: both images are '
            'equally strong',
@@ -22,7 +23,9 @@ controls = dict(
     fig1='Top2All, which does not ask for the order: where it does not grow with Top2, the order has become visible, and nothing else. The '
          'ceilings: .95 where λ_x tells the order and .5 where it is ½',
     gradient='the other rule of the same expected gradient', slots='N = 1, which is ERM', speed='N = 1', calibration='ERM before and after',
-    recipe='ERM with the same weight decay and epochs')
+    recipe='ERM with the same weight decay and epochs',
+    throughput='the single networks. All are timed in turn in one process, forward passes alone, and judged before any fine-tuning',
+    two_heads="the paper's mixup-C, and ERM. The cost of training is in multiples of mixup-C's: images seen times the trunk's multiply-adds")
 
 # What was found, for readers in a hurry. `tests/test_experiments.py` holds the verdicts that these
 # sentences speak of: when they change, the sentences must
@@ -53,7 +56,9 @@ findings = dict(
     calibration='In a short training fine-tuning improves the calibration of every mixed network, of X and XL most of all (from 16 and '
                 '15% to 3%). In a long one (scale `mid`, one seed) the expected calibration error before fine-tuning is 12.3% '
                 'for ERM, 6.6% for mixup and 2.0% for mixup-C.',
-    recipe='The search for the best recipe is for the paper\'s full budget, and was not run: it needs a GPU.')
+    recipe='The search for the best recipe is for the paper\'s full budget, and was not run: it needs a GPU.',
+    throughput='Not run yet, so nothing is known of whether one pass for two images is worth it.',
+    two_heads='No variant of mixup-C was run yet, so nothing is known of what helps two heads.')
 
 # Rows of each table; its columns, each with a figure of the runs
 seen = (('train','train_'), ('test',''))
@@ -73,7 +78,10 @@ tables = dict(
                    ('same image in every slot','single_acc')]),
     calibration=(['net'], [(f'{nm} {w}', f'{k}_{c}') for w,k in (('before','single'), ('after','tuned'))
                            for nm,c in (('accuracy','acc'), ('ECE','ece'), ('Brier','brier'))]),
-    recipe=(['net','evaluate'], [('single-image accuracy','final')]))
+    recipe=(['net','evaluate'], [('single-image accuracy','final')]),
+    throughput=(['net'], [('accuracy per image','slot_acc'), ('images/s','rate')]),
+    two_heads=(['net','cost'], [('accuracy per slot','slot_acc'), ('best slot','best_slot'), ('worst slot','worst_slot'),
+                                ('same image in every slot','single_acc'), ('fine-tuned','tuned_acc')]))
 tables['fig5_batch'] = tables['fig5']
 
 def derived(df):
@@ -90,11 +98,15 @@ def derived(df):
     if has('what','head_0','head_1'):
         w = {(o,seed):h for o in df.what.unique() for seed,h in verdicts.winners(df, o).items()}
         df['winner'] = [w.get((o,seed)) for o,seed in zip(df.what, df.seed)]
+    if has('net') and (df.net=='timing').any():
+        df['rate'] = df.net.map(verdicts.image_rates(df))
+        df = df[df.net!='timing']
     return df
 
 def cell(x, col):
     "Mean ± standard deviation over the seeds, in percent but for Brier scores"
     x = x.dropna()
+    if col=='rate': return f'{x.iloc[0]:.0f}' if len(x) else NONE # of one timing
     if not len(x): return ''
     if col=='winner': return {-1:'neither'}.get(int(x.iloc[0]), f'head {int(x.iloc[0])}')
     k,d = (1,3) if 'brier' in col else (100,1)
@@ -115,15 +127,22 @@ def table(
         row = {**dict(zip(by, tags)), 'runs': f'{(d.run & ~d.diverged).sum()} of {len(d)}{lost}' if d.run.any() else NONE}
         rows.append({**row, **{nm: cell(d[c], c) if c in d else '' for nm,c in cols}})
     res = pd.DataFrame(rows)
+    if claim=='throughput': res['timed on'] = timed_on(runs.throughput(scale)[-1][1], done)
     return res[[c for c in res if c in by+['runs'] or (res[c]!='').any()]]
+
+def timed_on(
+    s, # Settings of a timing
+    done:dict # Finished runs, by their keys
+)->str: # Empty before it
+    "The machine of a timing"
+    if runs.key(s) not in done: return ''
+    line = done[runs.key(s)]
+    return f"{line['device']}, {line['threads']} threads"
 
 def speed_table(scale, done):
     (_,s), = runs.speed(scale)
-    line = done.get(runs.key(s))
-    if line is None: return pd.DataFrame([dict(runs=NONE)])
-    f = line['figures']
-    device = f"{line['device']}, {line['threads']} threads"
-    rows = []
+    if runs.key(s) not in done: return pd.DataFrame([dict(runs=NONE)])
+    f,device,rows = done[runs.key(s)]['figures'],timed_on(s, done),[]
     for n in s['ns']:
         per_s,ratio = f[f'images_per_s_{n}'],f[f'ratio_{n}']
         rows.append({'n':n, 'images/s':f'{per_s:.0f}', 'times N=1':f'{ratio:.2f}',

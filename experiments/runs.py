@@ -112,8 +112,10 @@ def _nets(scale):
     "What the networks of `throughput` are made with, by their names"
     ones,twos = depths[scale]
     nets = {f'ResNet-{d}': dict(depth=d) for d in ones}
-    nets |= {f'ResNet-{d}, 2 slots': dict(depth=d, n_samples=2) for d in twos}
-    return nets | {f'ResNet-{d}, 2 slots, width 2': dict(depth=d, n_samples=2, width=2) for d in twos}
+    for wide in ({}, dict(width=2)):
+        end = ', width 2' if wide else ''
+        nets |= {f'ResNet-{d}, 2 slots{end}': dict(depth=d, n_samples=2, **wide) for d in twos}
+    return nets
 
 def throughput(scale):
     "Networks of one and of two slots before fine-tuning, and one timing of all of them"

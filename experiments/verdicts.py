@@ -6,7 +6,8 @@ holds if the whole interval is on the claim's side, does not hold if the whole i
 decided otherwise. Figure 5 counts seeds. One seed decides nothing; nor do the digits (scale smoke). An interval covers the
 chance of the seeds alone, not that of the test images or of the one subset of the training images; and of many rules some
 are met by chance. Claims with a star were added after the runs of scale `cpu`, because a rule before them can be met for
-another reason than the one that the claim is about."""
+another reason than the one that the claim is about; those on throughput and on what helps two heads, before any of the
+networks that they add was trained."""
 from functools import partial
 import numpy as np, pandas as pd
 from scipy.stats import t
@@ -109,6 +110,37 @@ def recipe(df):
     "Test accuracy of the recipe that was chosen, and of ERM"
     df = df[df.evaluate=='test']
     return final(df, next((nm for nm in df.net if nm!='ERM'), 'ERM')),final(df, 'ERM')
+def slot_accuracy(df, net):
+    "Accuracy per image of a network of two slots, the mean of its heads"
+    return (figures(df, 'head_0', net=net)+figures(df, 'head_1', net=net))/2
+
+def image_rates(
+    df # The frame of `throughput`
+)->dict: # Images per second by network; empty before the timing
+    "How many images per second each network answers for"
+    timing = df[(df.net=='timing') & df.run].dropna(axis=1)
+    names = [nm for nm in df.net if f'images_per_s_{nm}' in timing]
+    return {nm: timing[f'images_per_s_{nm}'].iloc[0] for nm in names}
+
+def fast_single(df, net):
+    "Accuracy of the best single network at least as fast as `net`, or of guessing, minus that of `net`"
+    rate = image_rates(df)
+    if net not in rate: return pd.Series(dtype=float)
+    ones = dict.fromkeys(df.net[(df.n==1) & ~df.diverged])
+    acc = {nm: figures(df, 'single_acc', net=nm) for nm in ones if rate[nm]>=rate[net]}
+    acc['guessing'] = figures(df, 'head_0', net=net)*0 + 1/n_classes
+    best = pd.DataFrame(acc).dropna().max(axis=1) # of the seeds that have all these networks
+    return paired(best, slot_accuracy(df, net))
+
+def slot_gain(df, net): return paired(slot_accuracy(df, net), slot_accuracy(df, 'mixup-C'))
+
+def best_gain(df, cost=2):
+    "That of the variant which gains most on average, among those of at most this cost"
+    tried = df[(df.cost<=cost) & ~df.diverged].net
+    nets = dict.fromkeys(tried[~tried.isin(('ERM','mixup-C'))])
+    gains = pd.DataFrame({nm: slot_gain(df, nm) for nm in nets}).dropna()
+    return gains[gains.mean().idxmax()] if len(gains) else pd.Series(dtype=float)
+
 def more(margin): return partial(above, margin=margin)
 def below(margin): return lambda x: above(margin-x)
 def near_zero(margin): return partial(within, margin=margin)
@@ -118,6 +150,9 @@ tuned = {'mixup-X':'90.2 to 93.1', 'mixup-L':'90.8 to 93.5', 'mixup-C':'92.5 to 
 none = 'no control in the paper'
 wins = ('at least 5 seeds; on test pairs the worse head is under 15% and the better one over 30% in at least 80% of them '
         '(does not hold: in at most 20%)')
+two_slots = [f'ResNet-{d}, 2 slots{wide}' for wide in ('',', width 2') for d in (20,32)]
+variants = ('same .3','same .6','same .6, fading','repeats 2','same .3, repeats 2','width 2',
+            'width 2, half the epochs')
 rises = 'a straight line through {} Top2 over R rises by more than 1 point from R=0 to R=.5'
 
 rules = [
@@ -172,6 +207,16 @@ rules = [
          'test accuracy of the recipe chosen on held-out images is above 94.5%', lambda df: recipe(df)[0]-.945, above, 'paper'),
     rule('recipe', 'It is better than ERM with the same weight decay and epochs*', 'not in the paper',
          "its test accuracy minus ERM's is above 0", lambda df: paired(*recipe(df)), above, 'paper'),
+
+    *[rule('throughput', f'A single network at least as fast as {nm} is as good*', 'not in the paper',
+           'accuracy of the best single network that answers for at least as many images per second (guessing, where none does) '
+           'minus accuracy per slot is above -2 points', partial(fast_single, net=nm), more(-.02))
+      for nm in two_slots],
+    rule('two_heads', 'A variant reaches 5 points more per slot, at no more than twice the cost*', 'not in the paper',
+         'accuracy per slot of the variant that is best on average, among those of at most twice the training cost, '
+         "minus mixup-C's is above 5 points", best_gain, more(.05)),
+    *[rule('two_heads', f'It helps two heads: {nm}*', 'not in the paper',
+           "its accuracy per slot minus mixup-C's is above 0", partial(slot_gain, net=nm), above) for nm in variants],
 ]
 
 def verdict(
