@@ -95,7 +95,7 @@ def against_rate(
     done:dict, # Finished runs, by their keys
     scale:str # One of `runs.scales`
 ):
-    "Accuracy per image against images per second: single networks on a line, those of two slots as marks"
+    "Accuracy per image against images per second: single networks on a line, two slots as marks"
     df = derived(frame('throughput', scale, done))
     if 'slot_acc' not in df: return
     d = df.groupby('net', sort=False)[['n','rate','slot_acc']].mean().dropna()

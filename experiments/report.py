@@ -24,8 +24,10 @@ controls = dict(
          'ceilings: .95 where λ_x tells the order and .5 where it is ½',
     gradient='the other rule of the same expected gradient', slots='N = 1, which is ERM', speed='N = 1', calibration='ERM before and after',
     recipe='ERM with the same weight decay and epochs',
-    throughput='the single networks. All are timed in turn in one process, forward passes alone, and judged before any fine-tuning',
-    two_heads="the paper's mixup-C, and ERM. The cost of training is in multiples of mixup-C's: images seen times the trunk's multiply-adds")
+    throughput='the single networks. All are timed in turn in one process, forward passes alone, '
+               'and judged before any fine-tuning',
+    two_heads="the paper's mixup-C, and ERM. The cost of training is in multiples of mixup-C's: "
+              "images seen times the trunk's multiply-adds")
 
 # What was found, for readers in a hurry. `tests/test_experiments.py` holds the verdicts that these
 # sentences speak of: when they change, the sentences must
@@ -80,8 +82,9 @@ tables = dict(
                            for nm,c in (('accuracy','acc'), ('ECE','ece'), ('Brier','brier'))]),
     recipe=(['net','evaluate'], [('single-image accuracy','final')]),
     throughput=(['net'], [('accuracy per image','slot_acc'), ('images/s','rate')]),
-    two_heads=(['net','cost'], [('accuracy per slot','slot_acc'), ('best slot','best_slot'), ('worst slot','worst_slot'),
-                                ('same image in every slot','single_acc'), ('fine-tuned','tuned_acc')]))
+    two_heads=(['net','cost'], [('accuracy per slot','slot_acc'), ('best slot','best_slot'),
+                                ('worst slot','worst_slot'), ('fine-tuned','tuned_acc'),
+                                ('same image in every slot','single_acc')]))
 tables['fig5_batch'] = tables['fig5']
 
 def derived(df):

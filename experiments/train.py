@@ -105,7 +105,8 @@ def learner(s, dls, compile=False):
     mix,n = mixing(s),s.get('n_samples') or 1
     opt = nesterov_sgd if s.get('wd') is None else partial(nesterov_sgd, weight_decay=s['wd'])
     arch = partial(cifar_resnet, s['depth'], width=s.get('width') or 1)
-    kw = dict(arch=arch, lr=s['lr'], precision=computed_in(s['precision']), compile=compile, opt_func=opt)
+    kw = dict(arch=arch, lr=s['lr'], precision=computed_in(s['precision']), compile=compile,
+              opt_func=opt)
     if mix is None: return mixup_learner(dls, **kw)
     one = [First(0), Top2(), Top2All(), Both()]
     if n==1: return mixup_learner(dls, mix, metrics=one, **kw)

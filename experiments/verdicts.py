@@ -6,8 +6,8 @@ holds if the whole interval is on the claim's side, does not hold if the whole i
 decided otherwise. Figure 5 counts seeds. One seed decides nothing; nor do the digits (scale smoke). An interval covers the
 chance of the seeds alone, not that of the test images or of the one subset of the training images; and of many rules some
 are met by chance. Claims with a star were added after the runs of scale `cpu`, because a rule before them can be met for
-another reason than the one that the claim is about; those on throughput and on what helps two heads, before any of the
-networks that they add was trained."""
+another reason than the one that the claim is about; those on throughput and on what helps two
+heads, before any of the networks that they add was trained."""
 from functools import partial
 import numpy as np, pandas as pd
 from scipy.stats import t
@@ -123,7 +123,7 @@ def image_rates(
     return {nm: timing[f'images_per_s_{nm}'].iloc[0] for nm in names}
 
 def fast_single(df, net):
-    "Accuracy of the best single network at least as fast as `net`, or of guessing, minus that of `net`"
+    "Accuracy of the best single network at least as fast, or of guessing, minus that of `net`"
     rate = image_rates(df)
     if net not in rate: return pd.Series(dtype=float)
     ones = dict.fromkeys(df.net[(df.n==1) & ~df.diverged])
@@ -208,15 +208,18 @@ rules = [
     rule('recipe', 'It is better than ERM with the same weight decay and epochs*', 'not in the paper',
          "its test accuracy minus ERM's is above 0", lambda df: paired(*recipe(df)), above, 'paper'),
 
-    *[rule('throughput', f'A single network at least as fast as {nm} is as good*', 'not in the paper',
-           'accuracy of the best single network that answers for at least as many images per second (guessing, where none does) '
-           'minus accuracy per slot is above -2 points', partial(fast_single, net=nm), more(-.02))
-      for nm in two_slots],
-    rule('two_heads', 'A variant reaches 5 points more per slot, at no more than twice the cost*', 'not in the paper',
-         'accuracy per slot of the variant that is best on average, among those of at most twice the training cost, '
-         "minus mixup-C's is above 5 points", best_gain, more(.05)),
+    *[rule('throughput', f'A single network at least as fast as {nm} is as good*',
+           'not in the paper',
+           'accuracy of the best single network that answers for at least as many images per '
+           'second (guessing, where none does) minus accuracy per slot is above -2 points',
+           partial(fast_single, net=nm), more(-.02)) for nm in two_slots],
+    rule('two_heads', 'A variant reaches 5 points more per slot, at no more than twice the cost*',
+         'not in the paper',
+         'accuracy per slot of the variant that is best on average, among those of at most twice '
+         "the training cost, minus mixup-C's is above 5 points", best_gain, more(.05)),
     *[rule('two_heads', f'It helps two heads: {nm}*', 'not in the paper',
-           "its accuracy per slot minus mixup-C's is above 0", partial(slot_gain, net=nm), above) for nm in variants],
+           "its accuracy per slot minus mixup-C's is above 0", partial(slot_gain, net=nm), above)
+      for nm in variants],
 ]
 
 def verdict(

@@ -1,10 +1,11 @@
 import json, math, multiprocessing, os, signal, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
-from experiments import cli, report, results, runs, train, verdicts
+from experiments import cli, plots, report, results, runs, train, verdicts
 from experiments.verdicts import FAILS, HOLDS, NONE, OPEN
 import fastmix.all
 from fastai.basics import Callback, tensor, torch
+from torch.utils.flop_counter import FlopCounterMode
 
 fork = multiprocessing.get_context('fork')
 
@@ -122,6 +123,53 @@ def test_runs_are_shared():
     assert [key(s) for _,s in runs.fig4('cpu')]==[table1['mixup-C',i] for i in range(3)]
     assert key(dict(a=1, b=None))==key(dict(a=1))!=key(dict(a=2))
 
+@pytest.mark.parametrize('scale', ['cpu','mid','paper'])
+def test_finished_runs_are_still_asked_for(scale):
+    done = results.read(results.here/'results'/f'{scale}.jsonl')
+    asked = set().union(*[runs.runs_of(c, scale, done) for c in runs.claims])
+    assert set(done)<=asked and all(k==runs.key(d['settings']) for k,d in done.items())
+
+def test_what_is_beyond_the_paper_shares_its_runs():
+    def keys(claim): return {t['net']:runs.key(s) for t,s in claim('mid') if t['seed']==0}
+    pace,family,table1 = keys(runs.throughput),keys(runs.two_heads),keys(runs.table1)
+    assert family['ERM']==pace['ResNet-20']==table1['ERM']
+    assert family['mixup-C']==pace['ResNet-20, 2 slots']==table1['mixup-C']
+    assert family['width 2']==pace['ResNet-20, 2 slots, width 2']
+    assert len({*pace.values(), *family.values()})==10+9-3 # three are in both
+    assert not {'throughput','two_heads'} & set(runs.not_in_all['mid'])
+
+def test_costs_are_multiples_of_mixup_c():
+    cost = {t['net']:t['cost'] for t,_ in runs.two_heads('mid')}
+    assert cost.pop('width 2')==4 and cost.pop('width 2, half the epochs')==2
+    assert set(cost.values())=={1}
+    x = [torch.zeros(1,3,32,32)]*2
+    flops = []
+    for width in (1,2):
+        net = train.cifar_resnet(20, n_samples=2, width=width)
+        with FlopCounterMode(display=False) as counter: net(*x)
+        flops.append(counter.get_total_flops())
+    assert 3.9<flops[1]/flops[0]<=4 # the stem and the heads grow less than the trunk
+
+def test_the_settings_reach_network_and_callback():
+    def made(**kw):
+        s = {**runs.heads('smoke', 0, **kw), 'n_train':64}
+        learn = train.learner(s, train.loaders(s, 1 if 'repeats' in kw else 2))
+        return learn,learn.mixup_c
+    learn,cb = made(same=.6, fade=0)
+    assert (cb.same,cb.repeats)==(.6,1) and [cb.when(i, 4) for i in range(4)]==[1,.75,.5,.25]
+    plain_size = sum(p.numel() for p in learn.model.parameters())
+    learn,cb = made(same=.3, repeats=2, width=2)
+    assert (cb.same,cb.repeats,cb.when)==(.3,2,None)
+    assert 3.5<sum(p.numel() for p in learn.model.parameters())/plain_size<4
+
+def test_timings_come_after_the_trainings_of_all_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, 'do', fake)
+    todo = list(runs.runs_of('throughput', 'cpu'))
+    with results.Claim(tmp_path/'unfinished'/todo[3]) as mine:
+        assert mine and cli.work('throughput', 'cpu', tmp_path)==2 # that training, and the timing
+    assert cli.work('throughput', 'cpu', tmp_path)==0
+    assert list(results.read(tmp_path/'cpu.jsonl'))==[*todo[:3], *todo[4:-1], todo[3], todo[-1]]
+
 def test_the_recipe_is_chosen_on_held_out_images():
     cands = runs.recipe('paper')
     assert all(s['evaluate']=='held_out' for _,s in cands)
@@ -213,6 +261,59 @@ def test_levels_are_for_the_paper_scale():
     assert [verdict_of('fig4', 'Test accuracy of the heads', f, sc) for sc in ('cpu','paper')]==[OPEN,HOLDS]
     assert verdict_of('fig4', 'Both heads are equally good', f, 'smoke')==OPEN
 
+def of_networks(rates, singles, slots):
+    "Made-up figures of a claim about `throughput`, by depth"
+    def f(t):
+        if t['net']=='timing': return {f'images_per_s_{nm}':r for nm,r in rates.items()}
+        depth = int(t['net'].split(',')[0].removeprefix('ResNet-'))
+        if t['n']==1: return dict(single_acc=singles.get(depth, .8)+noise(t))
+        return dict(single_acc=.9, head_0=slots, head_1=slots)
+    return f
+
+@pytest.mark.parametrize('slots,want', [(.5,HOLDS), (.71,HOLDS), (.75,FAILS)])
+def test_a_single_network_as_fast_as_two_slots(slots, want, monkeypatch):
+    monkeypatch.setitem(runs.n_seeds1, 'mid', 3)
+    rates = {nm: 1. for nm in runs._nets('mid')}
+    rates |= {'ResNet-8':3., 'ResNet-14':1.9, 'ResNet-20, 2 slots':2.}
+    f = of_networks(rates, {8:.7, 14:.9}, slots) # the better one is too slow
+    says = 'A single network at least as fast as ResNet-20, 2 slots is'
+    assert verdict_of('throughput', says, f, 'mid')==want
+    faster = of_networks({**rates, 'ResNet-14':2.}, {14:.9}, slots)
+    assert verdict_of('throughput', says, faster, 'mid')==HOLDS
+    alone = of_networks({**rates, 'ResNet-8':1.}, {8:.9, 14:.9}, slots) # none is as fast: guessing
+    assert verdict_of('throughput', says, alone, 'mid')==FAILS
+    untimed = of_networks({}, {8:.9}, slots)
+    assert verdict_of('throughput', says, untimed, 'mid')==NONE
+
+@pytest.mark.parametrize('gain,cheap,want', [(.2,.1,HOLDS), (.2,.04,FAILS), (-.1,.051,OPEN)])
+def test_a_variant_of_at_most_twice_the_cost(gain, cheap, want, monkeypatch):
+    monkeypatch.setitem(runs.n_seeds1, 'mid', 3)
+    more = {'width 2':gain, 'same .3':cheap, 'ERM':.5}
+    def f(t):
+        gained = 2*more.get(t['net'], 0) + noise(t)*(t['net']!='mixup-C')
+        return dict(head_0=.4, head_1=.6+gained)
+    assert verdict_of('two_heads', 'A variant reaches 5 points', f, 'mid')==want
+    helps = verdict_of('two_heads', 'It helps two heads: width 2', f, 'mid')
+    assert helps==(HOLDS if gain>0 else FAILS)
+    done = made_up('two_heads', f, 'mid')
+    del done[runs.key(runs.heads('mid', 0, same=.6))]
+    assert list(verdicts.best_gain(verdicts.frame('two_heads', 'mid', done)).index)==[1,2]
+
+def test_accuracy_against_rate_is_drawn(smoke):
+    done = results.read(smoke/'smoke.jsonl')
+    table = report.table('throughput', 'smoke', done)
+    assert list(table.net)==list(runs._nets('smoke')) and table['images/s'].astype(int).min()>0
+    slots = report.table('two_heads', 'smoke', done)['accuracy per slot']
+    assert slots.astype(float).between(0, 100).all()
+    trainings = {k:d for k,d in done.items() if d['settings'].get('kind')!='speed'}
+    assert set(report.table('throughput', 'smoke', trainings)['images/s'])=={NONE}
+    plots.against_rate(trainings, 'smoke')
+    assert not plots.plt.get_fignums()
+    plots.against_rate(done, 'smoke')
+    ax, = plots.plt.gcf().axes
+    assert [len(l.get_xdata()) for l in ax.lines]==[1,2] and ax.texts[-1].get_text()=='8, width 2'
+    plots.plt.close('all')
+
 def test_every_rule_says_not_run_without_runs():
     for r in verdicts.rules:
         for sc in runs.scales: assert verdicts.verdict(r, verdicts.frame(r['claim'], sc, {}), sc)[0]==NONE
@@ -291,7 +392,8 @@ def test_the_findings_speak_of_these_verdicts():
     for r,v in zip(verdicts.rules, table.verdict):
         came[r['claim']] = came.get(r['claim'], '') + letter[v]
     assert came==dict(table1=12*'+'+6*'-'+'-?', fig4='??+??', fig5='--', fig5_batch='--', fig2='??', fig6='++',
-                      fig1='+-+?' '+-++' '--?-', gradient='??', recipe='00')
+                      fig1='+-+?' '+-++' '--?-', gradient='??', recipe='00',
+                      throughput=4*'0', two_heads=8*'0')
 
 def test_a_scale_with_all_its_runs_comes_first():
     def lines(scale, n): return {k:dict(figures={}) for k in list(runs.runs_of('table1', scale))[:n]}
