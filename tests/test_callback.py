@@ -616,6 +616,27 @@ def mixup_c_batch(x, y, strength=1., **kw):
     cb.learn = SimpleNamespace(training=True)
     return cb.mix_batch(x, y, partial(keyed_rng, 0), strength)
 
+@pytest.mark.parametrize('same', [0,.25,1])
+@pytest.mark.parametrize('repeats', [1,3])
+def test_batches_as_torch_uncertainty_formats_them(same, repeats):
+    "Each slot sees every image as often as there; as many rows have one image in all slots"
+    theirs = pytest.importorskip('torch_uncertainty.transforms.batch').MIMOBatchFormat
+    n,b = 3,200
+    x,y = torch.arange(b).view(-1,1,1,1).float(),torch.arange(b)
+    def alike(xs, ys):
+        assert torch.equal(xs.flatten(1), ys.float()) # labels go with their images
+        return (xs==xs[0]).all(0).float().mean().item()
+    set_seed(0)
+    x1,y1 = (o.unflatten(0, (n,-1)) for o in theirs(n, same, repeats)((x, y)))
+    xs,ys,_ = mixup_c_batch((x,), (y,), n_samples=n, same=same, repeats=repeats, partner='any')
+    x2,y2 = torch.stack(xs),torch.stack(ys)
+    assert x1.shape==x2.shape
+    if same in (0,1): assert torch.equal(x1.flatten(1).sort().values, x2.flatten(1).sort().values)
+    # There in exactly this share of the rows, here in each with this probability
+    sd = (same*(1-same)/len(x2[0]))**.5
+    assert alike(x1, y1)==pytest.approx(same, abs=.02)
+    assert alike(x2, y2)==pytest.approx(same, abs=4*sd+.02) # few rows meet by chance
+
 @given(st.integers(2,9), st.integers(2,4), st.sampled_from(how_partners), st.integers(1,9))
 @settings(max_examples=40, deadline=None)
 def test_each_image_stands_in_several_rows_with_other_partners(b, n, partner, repeats):
