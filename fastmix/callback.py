@@ -20,9 +20,9 @@ from .losses import *
 class Mixed:
     "How a batch was mixed; held for that batch only, and never pickled"
     ybs:list # Targets of every sample of the mixtures, a tuple each
-    w_x:Tensor=None # Weights of the images `[b,n]`; `None`: not weighed
-    w_l:Tensor=None # Weights of the labels `[b,n]`, or `[1,n]`: one for all; `None`: not weighed
-    idx:Tensor=None # Who was mixed with whom `[n,b]`; `None`: as the loader paired them
+    w_x:Tensor=None # Weights of the images `[b,n]`; `None`: no weights
+    w_l:Tensor=None # Weights of the labels `[b,n]`, or `[1,n]`: one for all; `None`: no weights
+    idx:Tensor=None # Indices of the mixed samples `[n,b]`; `None`: the loader paired them
 
     @property
     def labels(self): return torch.stack([yb[0] for yb in self.ybs], 1) # `[b,n]`
@@ -85,7 +85,7 @@ def mixing(self:MixBase)->float:
 
 @patch
 def generators(self:MixBase,
-    device # Where the draws are made
+    device # Device of the generators
 ): # Function of a purpose 0, 1, …, so that partners, images and labels are drawn independently
     "The random numbers of this batch, which depend on the seed, the process and the batch's number"
     if self.seed is None: self.seed = int(torch.randint(2**31, ()))

@@ -193,7 +193,7 @@ def multi_sample_model(
     n_classes:int, # Number of classes C
     n_heads:int=None, # `None`: one per sample; 1: one softmax for all (section 4.1)
     n_in:int=None # Channels of one image; `None`: as `model` has
-)->MultiSample: # Its weights kept, but for the new heads
+)->MultiSample: # It keeps the weights of `model`, except those of the new heads
     "Turn a network for one image into one for `n_samples` (section 4.2)"
     n_samples,n_heads = _check_slots(n_samples, n_heads)
     check_int('n_classes', n_classes, 1)

@@ -27,7 +27,7 @@ def image_sources(
 
 def source_name(
     ds:Datasets,
-    i:int # Number of the item
+    i:int # Index of the item
 )->str:
     "The file of an item, for messages"
     tl = ds.tls[0]
@@ -37,7 +37,7 @@ def source_name(
 # %% ../nbs/03_reading.ipynb #2f6dbe22
 def image_problem(
     ds:Datasets,
-    i:int # Number of the item
+    i:int # Index of the item
 )->str: # `None` if there is none
     "Why the image of an item cannot be decoded"
     try: ds.tls[0][i]

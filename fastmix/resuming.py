@@ -27,7 +27,7 @@ class RunLog(Callback):
     "Write `metrics.csv` and `run.json` into `folder`. Pass it to one `fit`, as `cbs`"
     order = 55 # after the recorder, before those that may end the training
     def __init__(self,
-        folder, # Where the files are written
+        folder, # Folder of the two files
         settings:dict, # Settings of the run
         lines:bool=False # Whether to print a line per epoch, in place of progress bars
     ):

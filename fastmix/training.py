@@ -96,7 +96,7 @@ class DevicePrecision(MixedPrecision):
 
 # %% ../nbs/07_training.ipynb #ba687023
 def has_fast_bf16(
-    device:torch.device # Where the training runs
+    device:torch.device # Device of the training
 )->bool:
     "Whether `device` has instructions for bfloat16"
     if device.type=='cuda': return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -106,7 +106,7 @@ def has_fast_bf16(
 
 def pick_precision(
     precision:str, # `'fp32'`, `'bf16'`, `'fp16'` or `'auto'`: bf16 if the device has it, else fp32
-    device=None # Where the training runs; `None`: fastai's default device
+    device=None # Device of the training; `None`: fastai's default device
 )->str: # `'fp32'`, `'bf16'` or `'fp16'`
     "The precision that `precision` means on `device`"
     check_choice('precision', precision, ('auto','fp32','bf16','fp16'))
@@ -135,7 +135,7 @@ def set_precision(
 # %% ../nbs/07_training.ipynb #3036eb29
 def compile_model(
     model:nn.Module, # Compiled in place, when it is first called
-    device, # Where it will run; `None`: fastai's default device
+    device, # Device of the network; `None`: fastai's default device
     graphs:bool=True # Whether gradients are set to `None` after every step, as CUDA graphs need it
 ):
     "Let `torch.compile` fuse the network, into CUDA graphs on a GPU"
