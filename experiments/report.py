@@ -15,14 +15,14 @@ titles = dict(
 controls = dict(
     table1='ERM, and ERM with the same extra epochs. The order of mixup-L, and so its mixed top-1, is chance: both images are '
            'equally strong',
-    fig4='confusion: what the errors over C-1 classes give by themselves',
-    fig5='figure 4: the same network without λ (but judged on unscaled images, and with twice the weight on the losses)',
-    fig5_batch='figure 4: the same network without λ',
-    fig2='the same λ in both; a mixture of one class twice is never counted, so the best possible is 1-1/C = 90%',
+    fig4='for the confusion, one in C-1 of the errors, which is chance',
+    fig5='the network of figure 4, without λ; its test images are not scaled, and its losses have twice the weight',
+    fig5_batch='the network of figure 4, without λ',
+    fig2='both networks get the same λ; a mixture of one class with itself never counts, so the ceiling is 1-1/C = 90%',
     fig6='the same network with both labels true, which is that of figure 4; and ERM',
-    fig1='Top2All, which does not ask for the order: where it does not grow with Top2, the order has become visible, and nothing else. The '
-         'ceilings: .95 where λ_x tells the order and .5 where it is ½',
-    gradient='the other rule of the same expected gradient', slots='N = 1, which is ERM', speed='N = 1', calibration='ERM before and after',
+    fig1='Top2All, which does not ask for the order. If it does not grow with Top2, only the order has become more visible. The ceiling '
+         'of Top2 is .95, and .5 where λ_x is ½',
+    gradient='the other rule with the same expected gradient', slots='N = 1, which is ERM', speed='N = 1', calibration='ERM before and after',
     recipe='ERM with the same weight decay and epochs',
     throughput='the single networks. All are timed in turn in one process, forward passes alone, '
                'and judged before any fine-tuning',
@@ -38,7 +38,7 @@ findings = dict(
            'one-softmax mixup-C 1.2 points above ERM, and X, L and two-headed C end 1.0, 1.7 and 3.0 points below it.',
     fig4='At scale `cpu` each head learns to look at its own slot: it names the other slot\'s class no more often than errors at random would '
          '(5.9 against 6.0%). Whether both heads are equally good is not decided, as they differ by 3.5 points in a run on average.',
-    fig5='The paper\'s winner does not appear: in none of five seeds does a head stay near chance, whether λ weighs the images '
+    fig5='The paper\'s winner does not appear: in none of five seeds does a head stay near chance, whether λ weights the images '
          'or the losses. Both heads of every run end between 33 and 48% at scale `cpu`.',
     fig5_batch='One λ for the whole batch makes no winner either. Both heads of every run end between 29 and 48%.',
     fig2='Two concatenated images are not told apart better than two added ones: both classes are named for 11.1 and 10.7% of the '
@@ -53,7 +53,7 @@ findings = dict(
              'are the same. Over three seeds this is not decided; if it stays, the noise of random label weights is what costs.',
     slots='Each further slot costs accuracy: 68.0, 47.1, 39.1 and 31.9% per image for one to four slots in a short training. In a long '
           'one (scale `mid`, one seed) the second slot costs 5.8 points, 79.2 against 73.4%.',
-    speed='A forward pass of two, three and four slots answers 1.92, 2.98 and 4.60 times as many images per second as one of a '
+    speed='A forward pass of two, three and four slots classifies 1.92, 2.98 and 4.60 times as many images per second as one of a '
           'single slot. Loading and decoding images is not counted.',
     calibration='In a short training fine-tuning improves the calibration of every mixed network, of X and XL most of all (from 16 and '
                 '15% to 3%). In a long one (scale `mid`, one seed) the expected calibration error before fine-tuning is 12.3% '

@@ -167,7 +167,7 @@ rules = [
 
     rule('fig4', 'Both heads are equally good on test pairs', '88.41% and 88.61%', 'head 1 minus head 0 is within 2 points of 0',
          lambda df: paired(figures(df, 'head_1'), figures(df, 'head_0')), near_zero(.02)),
-    rule('fig4', 'They are so in every single run*', '.2 points', 'the absolute difference of the heads is below 2 points (either head may be '
+    rule('fig4', 'Both heads are equally good in every single run*', '.2 points', 'the absolute difference of the heads is below 2 points (either head may be '
          'the better one, so the difference itself is 0 on average)', lambda df: paired(figures(df, 'head_1'), figures(df, 'head_0')).abs(), below(.02)),
     rule('fig4', 'There is little confusion between the slots', '"very low"',
          "a head names the other slot's class, where the two differ, less than 5 points more often than if its errors did "
@@ -196,7 +196,7 @@ rules = [
 
     *[rule('fig1', f'{w} accuracy grows with R: {nm}', 'figure 1', rises.format(w.lower()), partial(growth, net=nm, col=c), more(.01))
       for w,c in (('Training','train_top2'), ('Test','top2')) for nm in runs.rules],
-    *[rule('fig1', f'So does Top2All, which does not ask for the order: {nm}*', 'not in the paper', rises.format('test').replace('Top2','Top2All'),
+    *[rule('fig1', f'Test accuracy without the order (Top2All) grows with R: {nm}*', 'not in the paper', rises.format('test').replace('Top2','Top2All'),
            partial(growth, net=nm, col='top2_all'), more(.01)) for nm in runs.rules],
 
     *[rule('gradient', f'{a} and {b} are as good (same expected gradient)', 'not in the paper',

@@ -20,9 +20,9 @@ from .losses import *
 class Mixed:
     "How a batch was mixed; held for that batch only, and never pickled"
     ybs:list # Targets of every sample of the mixtures, a tuple each
-    w_x:Tensor=None # Weights of the images `[b,n]`; `None`: not weighed
-    w_l:Tensor=None # Weights of the labels `[b,n]`, or `[1,n]`: one for all; `None`: not weighed
-    idx:Tensor=None # Who was mixed with whom `[n,b]`; `None`: as the loader paired them
+    w_x:Tensor=None # Weights of the images `[b,n]`; `None`: no weights
+    w_l:Tensor=None # Weights of the labels `[b,n]`, or `[1,n]`: one for all; `None`: no weights
+    idx:Tensor=None # Indices of the mixed samples `[n,b]`; `None`: the loader paired them
 
     @property
     def labels(self): return torch.stack([yb[0] for yb in self.ybs], 1) # `[b,n]`
@@ -42,16 +42,16 @@ def describe(v):
 
 # %% ../nbs/08_callback.ipynb #43831afd
 class MixBase(Callback):
-    "When to mix, with whom, and the random numbers for it"
+    "Base class of all rules: when to mix, with which partners, and the random numbers"
     order,_stateattrs = 0,('mixed',) # before autocast begins; `mixed` is never pickled
     mixed,warned,made_with = None,False,('n_samples','partner','per','mix_valid','when')
     def __init__(self,
         n_samples:int=2, # Number N of samples in a mixture
-        partner:str='any', # With whom: `'any'`, `'other'` (never itself), `'other_class'`
+        partner:str='any', # Partners: `'any'`, `'other'` (never itself), `'other_class'`
         per:str='sample', # A λ per `'sample'`, or one per `'batch'`
         mix_valid:bool=False, # Mix validation batches too, the same way every epoch (Fig. 1)
         seed:int=None, # Seed of λ and partners; `None`: drawn at the first batch
-        when=None # Function of epoch and number of epochs, as `fade`; `None`: always mix
+        when=None # Function of epoch and number of epochs, such as `fade`; `None`: always mix
     ):
         self.n_samples,self.mix_valid = check_int('n_samples', n_samples, 1),mix_valid
         self.partner = check_choice('partner', partner, how_partners)
@@ -69,7 +69,7 @@ class MixBase(Callback):
 # %% ../nbs/08_callback.ipynb #4cc69c70
 @patch
 def settings(self:MixBase)->dict:
-    "What the callback was made with, but for its seed, in plain values"
+    "The settings of the callback without its seed, as plain values"
     return {k:describe(getattr(self, k)) for k in self.made_with}
 
 # %% ../nbs/08_callback.ipynb #dd847329
@@ -85,7 +85,7 @@ def mixing(self:MixBase)->float:
 
 @patch
 def generators(self:MixBase,
-    device # Where the draws are made
+    device # Device of the generators
 ): # Function of a purpose 0, 1, …, so that partners, images and labels are drawn independently
     "The random numbers of this batch, which depend on the seed, the process and the batch's number"
     if self.seed is None: self.seed = int(torch.randint(2**31, ()))
@@ -96,7 +96,7 @@ def generators(self:MixBase,
 # %% ../nbs/08_callback.ipynb #0a7e16d2
 @patch
 def draw(self:MixBase, dist, bs, g, strength=1.):
-    "Weights for a batch: a row for each sample, or one for all; less strength leads to no mixing"
+    "Weights for a batch: a row per sample, or one for all; strength 0 is no mixing, 1 is `dist`"
     constant = isinstance(dist, Fixed) or dist==0
     w = draw_weights(dist, 1 if constant or self.per=='batch' else bs, self.n_samples, g)
     if strength==1: return w
@@ -115,7 +115,7 @@ def before_fit(self:MixBase):
 # %% ../nbs/08_callback.ipynb #443e07f5
 @patch
 def apply(self:MixBase)->Mixed:
-    "Mix the learner's batch; how it was `Mixed`, if it has targets"
+    "Mix the learner's batch; returns how it was `Mixed`, if it has targets"
     xb = tuple(cast(x, Tensor) for x in self.xb) # fastai's types are slow
     yb = tuple(cast(y, Tensor) for y in self.yb)
     self.learn.xb,self.learn.yb,mixed = self.mix_batch(xb, yb,
@@ -139,10 +139,10 @@ def _set_loss(learn, loss): # with the mean of it, for losses that do not averag
 def rhythm(
     epoch:int, # Current epoch, from 0
     n_epoch:int, # Number of epochs in all
-    on:int=8, # Epochs with mixing, first
-    off:int=2 # Epochs without, then
+    on:int=8, # Epochs with mixing, which come first
+    off:int=2 # Epochs without mixing, which follow
 )->bool:
-    "Whether to mix in `epoch`: `on` epochs with, `off` without, and so on (sections 2 and 3.3)"
+    "Whether to mix in `epoch`: `on` epochs with mixing, `off` without, and so on (sections 2, 3.3)"
     return epoch%(on+off) < on
 
 def until(
@@ -168,8 +168,8 @@ class Mix(MixBase):
     @delegates(MixBase.__init__)
     def __init__(self,
         x, # Distribution of the images' weights: see `check_dist`
-        l=None, # Distribution of the labels' weights; `None`: those that the images came out with
-        combine=blends, # How images are combined: `blends`, `patches`, or a function like them
+        l=None, # Distribution of the labels' weights; `None`: the images' weights
+        combine=blends, # How images are combined: `blends`, `patches`, or a similar function
         **kwargs
     ):
         super().__init__(**kwargs)
@@ -222,7 +222,7 @@ class Mixup(Mix):
     ): super().__init__(check_dist('r', r), **kwargs)
 
 class MixupX(Mix):
-    "A λ for the images, half and half for the labels (section 3.2)"
+    "A random λ for the images, one half for the labels (section 3.2)"
     @delegates(Mix.__init__, but=['x','l'])
     def __init__(self,
         r_x=.5, # Half-width R_x in 0..0.5, or another distribution of λ_x
@@ -230,7 +230,7 @@ class MixupX(Mix):
     ): super().__init__(check_dist('r_x', r_x), 0., **kwargs)
 
 class MixupL(Mix):
-    "Half and half for the images, a λ for the labels (section 3.2)"
+    "One half for the images, a random λ for the labels (section 3.2)"
     @delegates(Mix.__init__, but=['x','l'])
     def __init__(self,
         r_l=.5, # Half-width R_l in 0..0.5, or another distribution of λ_l
@@ -248,11 +248,11 @@ class MixupXL(Mix):
     ): super().__init__(check_dist('r_x', r_x), check_dist('r_l', r_l), **kwargs)
 
 class SamplePairing(Mix):
-    "Half of each image, and the first one's label; in a rhythm of epochs (sections 2 and 3.3)"
+    "The mean of two images with the first one's label, in a rhythm of epochs (sections 2, 3.3)"
     @delegates(Mix.__init__, but=['x','l','when'])
     def __init__(self,
         on:int=8, # Epochs with mixing; Inoue's 8 of 10, this paper says 2 of 10
-        off:int=2, # Epochs without, then
+        off:int=2, # Epochs without mixing, which follow
         **kwargs
     ):
         if check_int('on', on, 0)+check_int('off', off, 0)==0:
@@ -261,7 +261,7 @@ class SamplePairing(Mix):
 
 # %% ../nbs/08_callback.ipynb #df0d151c
 class CutMixup(Mix):
-    "A box of the partner's image; the labels weigh what share of the pixels each has (CutMix)"
+    "A box of the partner's image; the labels are weighted by the shares of the pixels (CutMix)"
     @delegates(Mix.__init__, but='x,l,combine'.split(','))
     def __init__(self,
         r=.5, # Half-width R in 0..0.5 of the box's area around one half, or another distribution
@@ -272,9 +272,9 @@ class CutMixup(Mix):
 class MixChoice(MixBase):
     "Mix each training batch by one of several rules, drawn with given odds"
     def __init__(self,
-        *rules, # Callbacks as `Mixup()`; `None`: no mixing
+        *rules, # Callbacks such as `Mixup()`; `None`: no mixing
         odds=None, # How often each is drawn, in proportion; `None`: equally often
-        seed:int=None # Seed of the choice, and of what the rules draw
+        seed:int=None # Seed of the choice, and of the rules' draws
     ):
         super().__init__(seed=seed)
         if not rules: raise ValueError('rules=(): expected at least one, as Mixup()')
@@ -312,11 +312,11 @@ class MixupC(MixBase):
     @delegates(MixBase.__init__)
     def __init__(self,
         n_samples:int=2, # Number of slots N
-        lam_x=None, # Distribution of weights of the slots' images (4.1, 5.3); `None`: not weighed
-        lam_l=None, # Distribution of weights of the slots' losses (5.3); `'x'`: `lam_x`'s (4.1)
+        lam_x=None, # Distribution of weights of the slots' images (4.1, 5.3); `None`: no weights
+        lam_l=None, # Distribution of weights of the slots' losses (5.3); `'x'`: as `lam_x` (4.1)
         random_label:int=None, # Slot, from 0, that is trained on random labels (5.4)
         same:float=0., # Probability that all slots get the same image, 0..1 (input repetition)
-        repeats:int=1, # Rows m that each image of an ordinary batch begins (batch repetition)
+        repeats:int=1, # Rows m for each image of an ordinary batch (batch repetition)
         **kwargs
     ):
         super().__init__(n_samples=n_samples, **kwargs)
@@ -339,9 +339,9 @@ def fill_slots(
     xb:tuple, # Images of N slots, or `(x,)`
     yb:tuple, # A target for each of them, or none
     n:int, # Number N of slots
-    partner:str, # With whom, as in `partners`
+    partner:str, # Choice of partners, as in `partners`
     g:torch.Generator, # Source of randomness
-    repeats:int=1 # Number of rows that each sample begins
+    repeats:int=1 # Number of rows for each sample
 )->tuple: # Images of N slots, their targets, and the partners `[n,b]`, if they were drawn here
     "Fill the slots with samples of the batch, if the loader has not filled them"
     idx = None
@@ -373,9 +373,9 @@ def mix_batch(self:MixupC,
     xb:tuple, # Images of N slots, or `(x,)`
     yb:tuple, # A target for each of them, or none
     g, # Function of a purpose, from `generators`
-    strength:float=1. # How strongly to weigh, 0..1
+    strength:float=1. # How strongly to weight, 0..1
 )->tuple: # `xb`, `yb` and how they were `Mixed`; nothing of the batch is written to
-    "Fill the slots; where batches are mixed, weigh their images, and draw weights of their losses"
+    "Fill the slots; in mixed batches, weight their images, and draw the weights of their losses"
     training,w_x,w_l = self.training and strength>0,None,None
     repeats = self.repeats if training else 1
     xb,yb,idx = fill_slots(xb, yb, self.n_samples, self.partner, g(0), repeats)
@@ -394,7 +394,7 @@ def mix_batch(self:MixupC,
 # %% ../nbs/08_callback.ipynb #c38aff19
 @patch
 def after_create(self:MixupC):
-    "Refuse a network of other slots, and let it scale them, if they are weighed"
+    "Refuse a network with another number of slots; let it scale its slots, if they are weighted"
     model,n = get_model(self.model),self.n_samples
     came = getattr(model, 'n_samples', 1)
     if came!=n: raise ValueError(f'MixupC(n_samples={n}) on a network of n_samples={came}: '

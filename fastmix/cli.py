@@ -45,25 +45,25 @@ def _check_settings(s):
 
 # %% ../nbs/18_cli.ipynb #a9afc576
 class Settings(BasicRepr):
-    "What `fastmix-train` is to do, checked"
+    "The settings of `fastmix-train`, checked"
     def __init__(self,
-        data:str='digits', # 'digits' (embedded), 'cifar10', or a folder with a folder per class
+        data:str='digits', # 'digits', 'cifar10', or a folder of images with a folder per class
         method:str='mixup_c', # mixup_c, mixup, mixup_x, mixup_l, mixup_xl, sample_pairing, or erm
-        arch:str=None, # resnet20, 32, 44, 56 or 110. Default: what suits the data
+        arch:str=None, # resnet20, 32, 44, 56 or 110. Default: depends on the data
         epochs:int=None, # Number of epochs. Default: 40, for cifar10 100
         bs:int=None, # Batch size of each process. Default: their share of 64, for cifar10 of 256
         lr:float=.1, # First learning rate; it falls to a tenth after 40%, 60% and 80% of the epochs
-        n_samples:int=2, # How many samples are mixed
+        n_samples:int=2, # Number of samples in a mixture
         size:int=None, # Height and width in pixels. Default: 16 for digits, 64 for a folder
         skip_bad:bool=False, # Leave out images of a folder that cannot be read, and say how many
         seed:int=0, # Seed of everything random
         precision:str='auto', # fp32, bf16, fp16, or auto: what the device is fast at
         compile:bool=False, # Let torch.compile make the network faster, with CUDA graphs on a GPU
-        sync_bn:bool=False, # Batch norm over the batches of all GPUs, not of each on its own
+        sync_bn:bool=False, # Synchronize batch norm over all GPUs
         out:str=None, # Run folder, new or empty. Default: the first free runs/DATA-METHOD-NUMBER
         resume:bool=False, # Go on with the run in the folder that --out names, with its settings
-        tensorboard:bool=False, # Write what TensorBoard shows, into the run folder
-        wandb:bool=False, # Send what Weights & Biases shows
+        tensorboard:bool=False, # Write logs for TensorBoard into the run folder
+        wandb:bool=False, # Log the run to Weights & Biases
         quiet:bool=False # Print nothing but errors
     ):
         store_attr()
@@ -81,7 +81,7 @@ def run_settings(
 def saved_settings(
     out # Run folder
 )->Settings:
-    "What the run in `out` was started with"
+    "The settings of the run in `out`"
     file = Path(out)/'run.json'
     if not file.is_file():
         raise ValueError(f'out={str(out)!r}: expected the folder of a run, with its run.json')
@@ -151,15 +151,15 @@ def make_learner(
 def _rank(): return int(os.environ.get('RANK', 0)) # without loading anything heavy
 
 def save_curves(
-    learn # Its path is the run folder
+    learn # A learner; its path is the run folder
 ):
-    "Draw the figures of all epochs"
+    "Draw losses and metrics of all epochs"
     import pandas as pd
     from fastmix.show import plot_curves
     plot_curves(pd.read_csv(learn.path/'metrics.csv'), path=learn.path/'curves.png')
 
 def save_run(
-    learn, # A trained learner, its path the run folder
+    learn, # A trained learner; its path is the run folder
     s:Settings
 ):
     "Draw the pictures of a finished run, and save its model"
@@ -205,7 +205,7 @@ def _print_result(learn, log):
 # %% ../nbs/18_cli.ipynb #e6393dcc
 @delegates(Settings)
 def train(**kwargs): # The trained learner; its `path` is the run folder
-    "Train a network on several mixed samples at once, and leave a folder that tells how it went"
+    "Train a network on several mixed samples at once, and leave a folder with the results"
     s = Settings(**kwargs)
     from fastai.vision.all import ProgressCallback, noop, rank_distrib, set_seed
     from fastmix.processes import join_processes, leave_processes, on_rank0
@@ -248,7 +248,7 @@ def _leave(status, msg): # of several processes on a machine the first one speak
 def main(
     argv=None # Arguments; `None`: those of the command line
 ):
-    "`fastmix-train`: status 2 for a bad setting, 1 where it cannot go on, 130 after Ctrl-C"
+    "`fastmix-train`; exit status 2 for a bad setting, 1 for a failed run, 130 after Ctrl-C"
     warnings.filterwarnings('ignore', category=FutureWarning, module='torch') # about itself
     try:
         given = _parse(argv)

@@ -15,8 +15,8 @@ from .checks import *
 # %% ../nbs/02_core.ipynb #4ee9d920
 def keyed_rng(
     seed:int=None, # At least 0; `None`: drawn from PyTorch's own generator
-    *key:int, # Numbers of at least 0 that tell this stream from others
-    device='cpu' # Where the draws are made
+    *key:int, # Numbers of at least 0 that distinguish this stream from others
+    device='cpu' # Device of the generator
 )->torch.Generator:
     "A generator that depends on `seed` and `key` alone"
     if seed is None: seed = int(torch.randint(2**31, ()))
@@ -25,7 +25,7 @@ def keyed_rng(
 
 # %% ../nbs/02_core.ipynb #526b78a0
 class Fixed:
-    "A constant as a distribution: the first sample always weighs `lam`, the others share the rest"
+    "A constant as a distribution: the first sample has weight `lam`, the others share the rest"
     def __init__(self,
         lam:float # Weight of the first sample, 0..1
     ): self.lam = check_number('lam', lam, 0, 1)
@@ -33,7 +33,7 @@ class Fixed:
 
 def check_dist(
     name:str, # Name of the setting
-    dist # What came
+    dist # Value to check
 ):
     "`dist` if weights can be drawn from it, else a `ValueError` that names it"
     if isinstance(dist, (Fixed, Distribution)) or callable(dist): return dist
@@ -65,7 +65,7 @@ def draw_weights(
     dist, # Half-width in 0..0.5, `Fixed`, a `torch.distributions` object, or a function of a shape
     bs:int, # Number of mixtures
     n_samples:int=2, # Number N of samples in a mixture
-    g:torch.Generator=None # Makes the weights, on its device; `None`: a fresh one
+    g:torch.Generator=None # Source of randomness; the weights are on its device; `None`: a new one
 )->Tensor: # Weights `[bs, n_samples]`, float32, each row summing to 1
     "Draw the weights of `bs` mixtures (sections 3.2 and 6)"
     g,n = g or keyed_rng(),n_samples
@@ -86,7 +86,7 @@ def other_class(
     y:Tensor, # Class of each sample `[n]`
     g:torch.Generator # Source of randomness, on the device of `y`
 )->Tensor: # Indices into `y` `[n]`
-    "For each sample one of another class, all of those alike; any, where there is no other class"
+    "Draw for each sample one of another class, all equally likely; any, if there is no other class"
     if getattr(y, 'ndim', 0)!=1:
         raise ValueError("partner='other_class': expected one class per sample; use 'other'")
     y,n = y.as_subclass(Tensor),len(y)
@@ -109,9 +109,9 @@ def partners(
     n_samples:int=2, # Number N of samples in a mixture
     how:str='any', # `'any'`, `'other'` (never itself) or `'other_class'`
     y:Tensor=None, # Class of each sample `[bs]`, for `'other_class'`
-    g:torch.Generator=None # Makes the indices, on its device; `None`: a fresh one
+    g:torch.Generator=None # Source of randomness; the indices are on its device; `None`: a new one
 )->Tensor: # Indices into the batch `[n_samples, bs]`, the first row 0..bs-1
-    "Choose whom each sample of a batch is mixed with (section 3.1)"
+    "Choose the partners of each sample of a batch (section 3.1)"
     g = g or keyed_rng()
     if how=='other': rows = _others(bs, n_samples, g)
     elif how=='other_class': rows = [other_class(y, g) for _ in range(n_samples-1)]
@@ -125,9 +125,9 @@ def repeated_partners(
     how:str, # As in `partners`
     y:Tensor, # Class of each sample `[bs]`, for `'other_class'`
     g:torch.Generator, # Source of randomness
-    repeats:int # Number of rows m that each sample begins
+    repeats:int # Number of rows m for each sample
 )->Tensor: # Indices into the batch `[n_samples, m*bs]`
-    "Choose partners for `repeats` mixtures of every sample, other ones each time"
+    "Choose partners for `repeats` mixtures of every sample, different ones each time"
     if repeats==1: return partners(bs, n_samples, how, y, g)
     n_partners = repeats*(n_samples-1)
     if how=='any': # a sample may meet itself, once
@@ -157,7 +157,7 @@ def blend(
 # %% ../nbs/02_core.ipynb #ba0a1ddc
 def mix(
     x:Tensor, # Samples `[b,...]`, floating point
-    idx:Tensor, # Who is mixed with whom, `[n,b]`, from `partners`
+    idx:Tensor, # Indices of the samples of each mixture `[n,b]`, from `partners`
     w:Tensor # Weights `[b,n]`, from `draw_weights`
 )->Tensor: # A new tensor shaped like `x`
     "The weighted sum of each sample with its partners (section 3.1, equation 1)"
@@ -184,14 +184,14 @@ def box_mask(
 
 # %% ../nbs/02_core.ipynb #b63bf97f
 def blends(x, idx, w, rng):
-    "Sums of samples, as `mix` makes them, with the weights that came"
+    "Weighted sums of samples, as `mix` makes them, and their weights"
     return mix(x, idx, w),w
 
 def patches(
     x:Tensor, # Images `[b,c,h,w]`
-    idx:Tensor, # Who is mixed with whom, `[n,b]`, from `partners`
+    idx:Tensor, # Indices of the samples of each mixture `[n,b]`, from `partners`
     w:Tensor, # Weights `[b,n]`, or `[1,n]`: the same boxes for all
-    rng # Makes a generator, which chooses the places of the boxes
+    rng # Function that makes a generator, for the places of the boxes
 )->tuple: # A new tensor shaped like `x`; the share of pixels of each, as `w`
     "Lay a box of each partner over the image, its area the partner's weight (CutMix)"
     if x.ndim!=4: raise ValueError(f'images of {tuple(x.shape)}: expected [b,c,h,w], for patches')
@@ -208,7 +208,7 @@ def patches(
 # %% ../nbs/02_core.ipynb #0c21b462
 def top2_ceiling(
     n_classes:int, # Number C of equally frequent classes
-    bs:int=None # Batch size where batches are permuted; `None`: pairs come from a large set
+    bs:int=None # Batch size, if batches are permuted; `None`: pairs come from a large set
 )->float: # 0..1
     "The best possible `Top2` of one softmax on pairs whose order is known (section 3.2)"
     c = check_int('n_classes', n_classes, 2)

@@ -23,7 +23,7 @@ def from_slots(
     b:tuple, # `(x1, …, xN, y1, …, yN)`, each `[b,...]`; or `Stacked`
     n:int # Number of slots N
 )->tuple: # `(x, y)`, each `[N*b,...]`
-    "Lay the slots of a batch end to end"
+    "Concatenate the slots of a batch"
     if n==1: return b
     plain = [t.as_subclass(Tensor) for t in b] # whose operations take a tenth of the time
     if isinstance(b, Stacked): flat = [t.transpose(0, 1).flatten(0, 1) for t in plain]
@@ -34,7 +34,7 @@ def to_slots(
     b:tuple, # `(x, y)`, each `[N*b,...]`
     n:int # Number of slots N
 )->tuple: # `(x1, …, xN, y1, …, yN)`, each `[b,...]`
-    "Cut a batch apart into slots"
+    "Split a batch into slots"
     if n==1: return b
     parts = [t.as_subclass(Tensor).chunk(n) for t in b]
     return tuple(o.as_subclass(type(t)) for t,slots in zip(b, parts) for o in slots)
@@ -118,9 +118,9 @@ def other_class_permutation(
 
 # %% ../nbs/11_data.ipynb #6fb0ba99
 def check_device(
-    device # What came, as `device=`
+    device # Value to check
 )->torch.device:
-    "The device if there is such a one, else a `ValueError`"
+    "The device if it exists, else a `ValueError`"
     try: d = torch.device(device)
     except (RuntimeError, TypeError): d = None
     if d is None: raise ValueError(f"device={device!r}: expected a device, such as 'cpu' or 'cuda'")
@@ -131,11 +131,11 @@ def check_device(
 _own = 'n_samples','partner','pair_seed','skip_bad' # keywords that fastai does not have
 
 def check_keywords(
-    kwargs:dict, # What came
-    known, # Names there are
-    what:str # Whom they are for
+    kwargs:dict, # Keywords that were given
+    known, # Known names
+    what:str # The object that takes them, for the message
 ):
-    "Refuse unknown keywords; name the one that is most like them"
+    "Refuse unknown keywords, and suggest the most similar name"
     for k,v in kwargs.items():
         if k.removeprefix('val_') in known: continue
         similar = most_similar(k, known)
@@ -164,9 +164,9 @@ class MultiSampleDL(TfmdDL):
     def __init__(self,
         dataset, # Single samples `(x,y)`
         n_samples:int=2, # Number of slots N; 1 makes an ordinary loader
-        partner:str='any', # `'any'`, `'other'` (not itself), `'other_class'`, `'next'`: N in a row
+        partner:str='any', # `'any'`, `'other'` (not itself), `'other_class'`, `'next'` (N in a row)
         pair_seed:int=0, # Seed of the fixed pairs, those of every loader that does not shuffle
-        skip_bad:bool=False, # Leave out a mixture where one of its images cannot be decoded
+        skip_bad:bool=False, # Leave out a mixture if one of its images cannot be decoded
         **kwargs
     ):
         check_loader_args(dict(n_samples=n_samples, partner=partner, pair_seed=pair_seed, **kwargs))
@@ -201,7 +201,7 @@ def new(self:MultiSampleDL, dataset=None, cls=None, **kwargs):
 # %% ../nbs/11_data.ipynb #7209a6f6
 @patch(as_prop=True)
 def pairs_stay(self:MultiSampleDL):
-    "Whether these are validation data, in whatever order"
+    "Whether the pairs are fixed, as for validation data"
     return getattr(self.dataset, 'split_idx', 0)==1
 
 @patch
@@ -233,7 +233,7 @@ def before_iter(self:MultiSampleDL):
     elif self.pair_idx is None: self.pair_idx = self.draw_pairs(self.pair_seed)
 
 # %% ../nbs/11_data.ipynb #a0ef3e5e
-class Slots(tuple): "What fills the slots, in order: items, or images"
+class Slots(tuple): "The contents of the slots, in order: items, or images"
 
 @patch
 def one_item(self:MultiSampleDL, i:int):
@@ -295,7 +295,7 @@ class MultiSampleDataLoaders(ImageDataLoaders):
         partner:str=None, # `'any'`, `'other'`, `'other_class'`; `None`: the block's own, or any
         pair_seed:int=None, # Seed of the fixed pairs of validation; `None`: the block's own, or 0
         skip_bad:bool=False, # Leave out images that cannot be read; `None`: do not look
-        path='.', # Where a learner keeps its files
+        path='.', # Folder of a learner's files
         **kwargs # What `Datasets.dataloaders` takes: `bs`, `val_bs`, `num_workers`, `device`, …
     ):
         "Create from any data block"
@@ -317,7 +317,7 @@ class MultiSampleDataLoaders(ImageDataLoaders):
 @delegates(ImageDataLoaders.from_folder)
 def from_folder(cls:MultiSampleDataLoaders,
     path, train='train', valid=None, valid_pct=None, seed=None, **kwargs):
-    "Create from a folder per class: `train/` and `valid/`, `val/` or `test/`; or split by itself"
+    "Create from a folder per class, in `train/` and `valid/`, `val/` or `test/`, or split randomly"
     path,rest,named = Path(path),('valid','val','test'),valid is not None
     if not named: valid = first(o for o in rest if (path/o).is_dir()) or rest[0]
     if valid_pct is None and not ((path/train).is_dir() and (named or (path/valid).is_dir())):
@@ -329,7 +329,7 @@ def from_folder(cls:MultiSampleDataLoaders,
 @patch(cls_method=True)
 @delegates(ImageDataLoaders.from_lists)
 def from_lists(cls:MultiSampleDataLoaders, path, fnames, labels, **kwargs):
-    "Create from as many files as labels"
+    "Create from a list of files and a list of their labels"
     fnames,labels = list(fnames),list(ifnone(labels, []))
     if len(fnames)!=len(labels) or not fnames: raise ValueError(
         f'{len(fnames)} files, {len(labels)} labels: expected as many, and at least two')
@@ -345,7 +345,7 @@ class MultiSampleDataBlock(DataBlock):
     @delegates(DataBlock.__init__)
     def __init__(self,
         n_samples:int=2, # Number of slots N
-        partner:str='any', # With whom: `'any'`, `'other'` (never itself) or `'other_class'`
+        partner:str='any', # Partners: `'any'`, `'other'` (never itself) or `'other_class'`
         pair_seed:int=0, # Seed of the fixed pairs of validation
         blocks=(ImageBlock,CategoryBlock), # Blocks of one input and one target, for a single sample
         **kwargs

@@ -22,7 +22,7 @@ def _digits():
 
 def digit_image(i:int # Number of the digit, 0..1796
 )->np.ndarray: # `[8,8]` bytes
-    "The picture of one of scikit-learn's digits"
+    "The image of one of scikit-learn's digits"
     return _digits()[0][i]
 
 def digit_label(i:int # Number of the digit, 0..1796
@@ -36,7 +36,7 @@ def digits_dls(
     bs:int=64, # Batch size
     size:int=16, # Height and width in pixels
     seed:int=42, # Seed of the split: a fifth of each class is held out
-    device=None, # Where the data lives; `None`: fastai's default device
+    device=None, # Device of the data; `None`: fastai's default device
     **kwargs # What `MultiSampleDataLoaders.from_dblock` takes
 )->MultiSampleDataLoaders: # 1,437 training and 360 validation images, 1 channel, in memory
     "scikit-learn's handwritten digits"
@@ -61,11 +61,11 @@ def cifar_dls(
     n_samples:int=2, # Number of slots N; 1 gives ordinary loaders
     bs:int=256, # Batch size; the paper's 2 x 128 (section 5.1)
     path=None, # Folder with `train/` and `test/`; `None`: `untar_data(URLs.CIFAR)`
-    device=None, # Where the data lives; `None`: fastai's default device
+    device=None, # Device of the data; `None`: fastai's default device
     cache=None, # See `in_memory`
     **kwargs # What `DataBlock.dataloaders` takes, and `partner` and `pair_seed`
 )->MultiSampleDataLoaders: # 50,000 training and 10,000 test images, 3x32x32, in memory
-    "CIFAR-10, cropped and flipped at random in training, normalised"
+    "CIFAR-10, normalized, in training cropped and flipped at random"
     path = untar_data(URLs.CIFAR) if path is None else Path(path)
     take_own_gpu() # before fastai chooses the device
     vocab = sorted(o.name for o in (path/'train').ls() if o.is_dir()) # fastai reads each file's

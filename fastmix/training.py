@@ -35,7 +35,7 @@ class StepDecay(ParamScheduler):
     def __init__(self,
         at=(.4,.6,.8), # Fractions of the epochs, 0..1
         factor:float=.1, # What the rate is multiplied with, 0..1
-        warmup:float=0 # Epochs over which the rate first grows linearly; may be a part of one
+        warmup:float=0 # Epochs over which the rate first grows linearly; may be a fraction
     ):
         super().__init__({'lr': noop})
         self.at = tuple(check_number('at', a, 0, 1) for a in L(at))
@@ -45,7 +45,7 @@ class StepDecay(ParamScheduler):
     def settings(self): return dict(at=self.at, factor=self.factor, warmup=self.warmup)
 
     def before_fit(self):
-        "Keep the rates that `fit` was given, and step aside for a later scheduler of the rate"
+        "Keep the rates that `fit` was given, and leave them to a later scheduler if there is one"
         super().before_fit()
         if self.opt is None: return # validation alone
         self.rates = np.array([h['lr'] for h in self.opt.hypers])
@@ -96,7 +96,7 @@ class DevicePrecision(MixedPrecision):
 
 # %% ../nbs/07_training.ipynb #ba687023
 def has_fast_bf16(
-    device:torch.device # Where the training runs
+    device:torch.device # Device of the training
 )->bool:
     "Whether `device` has instructions for bfloat16"
     if device.type=='cuda': return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -106,9 +106,9 @@ def has_fast_bf16(
 
 def pick_precision(
     precision:str, # `'fp32'`, `'bf16'`, `'fp16'` or `'auto'`: bf16 if the device has it, else fp32
-    device=None # Where the training runs; `None`: fastai's default device
+    device=None # Device of the training; `None`: fastai's default device
 )->str: # `'fp32'`, `'bf16'` or `'fp16'`
-    "What `precision` comes to on `device`"
+    "The precision that `precision` means on `device`"
     check_choice('precision', precision, ('auto','fp32','bf16','fp16'))
     if precision!='auto': return precision
     return 'bf16' if has_fast_bf16(_device(device)) else 'fp32'
@@ -118,7 +118,7 @@ def set_precision(
     learn:Learner, # Gets callbacks for precision and memory format
     precision:str='auto', # `'fp32'`, `'bf16'`, `'fp16'` or `'auto'`: see `pick_precision`
     channels_last:bool=True # Whether the network's weights have their channels last
-)->str: # What was chosen, in words
+)->str: # The choice, in words
     "Choose precision and memory format for the learner's device"
     device = _device(learn.dls.device)
     precision = pick_precision(precision, device)
@@ -135,7 +135,7 @@ def set_precision(
 # %% ../nbs/07_training.ipynb #3036eb29
 def compile_model(
     model:nn.Module, # Compiled in place, when it is first called
-    device, # Where it will run; `None`: fastai's default device
+    device, # Device of the network; `None`: fastai's default device
     graphs:bool=True # Whether gradients are set to `None` after every step, as CUDA graphs need it
 ):
     "Let `torch.compile` fuse the network, into CUDA graphs on a GPU"
@@ -157,7 +157,7 @@ class LossWatch(Callback):
     order = Recorder.order+1
     run_valid,start,_stateattrs = False,0,('shown',)
     def __init__(self,
-        every:int=50 # Number of batches between two looks on a GPU
+        every:int=50 # Number of batches between two checks on a GPU
     ): self.every = check_int('every', every, 1)
 
     def settings(self): return dict(every=self.every)
@@ -182,7 +182,7 @@ class LossWatch(Callback):
 # %% ../nbs/07_training.ipynb #92b84cfc
 @patch
 def check_finite(self:LossWatch):
-    "Look at the smoothed loss"
+    "Check the smoothed loss"
     self.shown = self.recorder.losses[-1].cpu()
     if hasattr(self.learn, 'lr_finder'): return
     if not torch.isfinite(self.shown): raise FloatingPointError(self._problem())
@@ -198,6 +198,6 @@ def _problem(self:LossWatch):
 
 @patch
 def leave_batches(self:LossWatch):
-    "Take the losses of this epoch off the device, all at once, for `plot_loss`"
+    "Move the losses of this epoch to the CPU, all at once, for `plot_loss`"
     new = self.recorder.losses[self.start:]
     if new: self.recorder.losses[self.start:] = torch.stack(new).cpu().unbind()
