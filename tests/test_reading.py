@@ -69,8 +69,8 @@ import resource, sys
 from fastai.vision.all import *
 from fastmix.all import *
 import psutil
-path,room = Path(sys.argv[1]),300*2**20
-for i in range(330):
+path,room = Path(sys.argv[1]),150*2**20
+for i in range(165):
     (path/'im'/'ab'[i%2]).mkdir(parents=True, exist_ok=True)
     Image.new('RGB', (608,608), (i%256,100*(i%2),i//256)).save(path/'im'/'ab'[i%2]/f'{i}.png')
 dls = MultiSampleDataLoaders.from_folder(path/'im', valid_pct=.1, seed=0, bs=1, num_workers=0, device='cpu')
@@ -87,9 +87,9 @@ for _ in range(2):
 '''
     fits,refused,*epochs = elsewhere(code, tmp_path).splitlines()
     assert fits=='does not fit'
-    assert re.match(r'330 images of 3x608x608 take 0.37 GB: expected at most 0.\d\d GB, nine tenths of the free memory of cpu; '
+    assert re.match(r'165 images of 3x608x608 take 0.18 GB: expected at most 0.\d\d GB, nine tenths of the free memory of cpu; '
                     r"use a smaller size, cache=True and device='cpu', which leave them on disk, or the ordinary loaders", refused)
-    assert epochs==['297 True']*2
+    assert epochs==['149 True']*2
 
 def test_refusals(pets, tmp_path):
     one = tmp_path/'one'
