@@ -8,6 +8,7 @@ __all__ = ['batch_images', 'MixupLearner', 'MultiSampleLearner', 'default_optimi
 
 # %% ../nbs/14_learner.ipynb #81258556
 from fastai.vision.all import *
+from inspect import signature
 from .checks import *
 from .core import *
 from .reading import *
@@ -55,6 +56,7 @@ class MixupLearner(Learner):
         finally: self._last_word('leave_batches')
 
     def _do_fit(self):
+        check_mixing(self.cbs)
         try:
             resuming = self.cbs.filter(lambda cb: hasattr(type(cb), 'first_epoch'))
             for epoch in range(max([cb.first_epoch() for cb in resuming], default=0), self.n_epoch):
@@ -208,6 +210,7 @@ def mixup_c_learner(
     **kwargs
 )->MultiSampleLearner:
     "A learner that classifies `n_samples` images in one forward pass (sections 4 and 5.1)"
+    check_keywords(kwargs, signature(mixup_c_learner).parameters, 'mixup_c_learner')
     own = getattr(dls, 'n_samples', 1)
     n = check_int('n_samples', ifnone(n_samples, 2 if own==1 else own), 1)
     if own not in (1,n):
@@ -219,8 +222,7 @@ def mixup_c_learner(
         cbs = MixupC(n, **blended) + cbs
     if loss_func is None: loss_func = getattr(getattr(dls, 'train_ds', None), 'loss_func', None)
     if metrics is None: metrics = default_metrics(target_kind(dls), n, mixed=n>1)
-    else: metrics = head_metrics(metrics, n)
-    kwargs.update(loss_func=HeadsLoss(loss_func, n), metrics=metrics, cbs=cbs)
+    kwargs.update(loss_func=HeadsLoss(loss_func, n), metrics=head_metrics(metrics, n), cbs=cbs)
     return slots_learner(MultiSampleLearner, dls, arch, n, n_heads, title, **kwargs)
 
 # %% ../nbs/14_learner.ipynb #4a6eac1f
@@ -234,6 +236,7 @@ def mixup_learner(
     **kwargs
 )->MixupLearner:
     "A learner that classifies one image, trained on mixed ones (sections 3 and 5.1)"
+    check_keywords(kwargs, signature(mixup_learner).parameters, 'mixup_learner')
     if isinstance(mix, type): mix = mix()
     if mix is not None and not isinstance(mix, (Mix,MixChoice)):
         raise ValueError(f'mix={mix!r}: expected a mixing callback, as MixupX()')

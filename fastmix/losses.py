@@ -169,6 +169,10 @@ def check_loss(
     ys:tuple # From `trial_batch`
 ):
     "Refuse a loss that fails on such predictions and targets"
+    func = getattr(loss_func, 'func', loss_func) # of one head
+    if isinstance(func, type):
+        raise ValueError(f'loss_func={func.__name__}: expected a loss, as {_losses[kind]}, not its '
+                         'class')
     loss = deepcopy(loss_func)
     if hasattr(loss, 'to'): loss.to(pred.device)
     try:

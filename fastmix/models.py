@@ -244,7 +244,8 @@ def _timm_net(name, **kwargs):
     import timm # asked for by name, and otherwise not needed
     if timm.is_model(name) or ':' in name: return timm.create_model(name, **kwargs)
     near = get_close_matches(name, timm.list_models(), 1, 0)[0]
-    raise ValueError(f'arch={name!r}: expected a network of timm, as {near!r}, or a function')
+    raise ValueError(f'arch={name!r}: expected a network of timm, as {near!r}, '
+                     'or a function, as resnet56')
 
 def _single_net(arch, n_in, pretrained):
     "The network for one image that `arch` is, names or makes"

@@ -190,16 +190,20 @@ def inside_itself(
     real = [os.path.realpath(o) for o in (folder, *Path(folder).parents)]
     return len(set(real))<len(real)
 
+def _is_image(folder, f): # no pipe, no device and no link to itself
+    known = f[0]!='.' and Path(f).suffix.lower() in image_extensions
+    return known and os.path.isfile(os.path.join(folder, f))
+
 def image_files(
     path, # A folder
     folders=None # Names of the folders in it to look into; `None`: all
 )->L:
     "The files with an image's extension in `path`, as `get_image_files` gives them; each once"
     files = L()
-    for folder,names,_ in os.walk(path, followlinks=True):
+    for folder,names,fs in os.walk(path, followlinks=True):
         names[:] = [o for o in names if o[0]!='.' and not inside_itself(Path(folder)/o)]
         if folders and Path(folder)==Path(path): names[:] = [o for o in names if o in folders]
-        else: files += get_image_files(folder, recurse=False)
+        else: files += [Path(folder)/f for f in fs if _is_image(folder, f)]
     return files
 
 # %% ../nbs/03_reading.ipynb #6b284749
@@ -212,9 +216,6 @@ def _check_columns(dblock, frame): # fastai would fail without saying where
         if missing.any():
             name = frame.iloc[int(missing.argmax()),0]
             raise ValueError(f'{name}: expected a value in column {c!r}, it is missing')
-
-def _without_labels(split, e): # whether the error `e` came before all labels were looked at
-    return split.label is None or str(e).startswith('training set')
 
 def _check_size(dsets, item_tfms, sizes): # of two files that differ in size
     i,*others = {size:i for i,size in sizes.items() if size}.values() or [None]
@@ -231,6 +232,10 @@ class _CheckedSplitter: # a splitter that looks at files and labels first
     def __init__(self, dblock, source, skip_bad):
         self.split,self.tfms = dblock.splitter or RandomSplitter(),dblock._combine_type_tfms()
         self.source,self.skip_bad,self.sizes,self.label = source,skip_bad,{},None
+    def _split(self, items):
+        try: return self.split(items)
+        except Exception as e:
+            raise ValueError(f'splitter, of {len(items)} items: {last_line(e)}') from e
     def __call__(self, items):
         if not len(items):
             what = 'no items: expected'
@@ -239,13 +244,14 @@ class _CheckedSplitter: # a splitter that looks at files and labels first
         if self.skip_bad is None: return self.split(items)
         ds = Datasets(items, self.tfms, do_setup=False)
         self.sizes = image_sizes(ds, self.skip_bad)
-        for label in raw_labels(ds): self.label = label
-        splits = [L(mask2idxs(s)).filter(self.sizes.__contains__) for s in self.split(items)]
+        for label in raw_labels(ds): pass
+        splits = [L(mask2idxs(s)).filter(self.sizes.__contains__) for s in self._split(items)]
         while splits[0] and (problem := image_problem(ds, splits[0][0])): # fastai opens this one
             if not self.skip_bad: raise ValueError(problem)
             say_left_out(1, len(items), problem)
             splits[0] = splits[0][1:]
         if not splits[0]: raise ValueError('training set: expected images, it is empty')
+        self.label = label # now all labels were looked at, and what fails is their block
         return splits
 
 # %% ../nbs/03_reading.ipynb #909de70e
@@ -261,7 +267,7 @@ def checked_datasets(
     split = block.splitter = _CheckedSplitter(dblock, source, skip_bad)
     try: dsets = block.datasets(source, verbose=verbose)
     except Exception as e:
-        if _without_labels(split, e): raise
+        if split.label is None: raise
         raise ValueError(f'labels as {split.label!r}: expected what their block takes, '
                          f'{_reason(e)}') from e
     _check_size(dsets, dblock.item_tfms, split.sizes)

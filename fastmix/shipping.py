@@ -21,7 +21,7 @@ from .learner import *
 def _one_error(fname):
     "What is wrong with the file `fname`, whatever that is, as one `ValueError` of one line"
     try: yield
-    except OSError: raise
+    except FileNotFoundError: raise
     except Exception as e: raise ValueError(f'{fname}: {str(e).partition(chr(10))[0]}') from e
 
 def _to_bytes(model):
@@ -35,28 +35,47 @@ def _read_config(fname):
     with safe_open(fname, 'pt') as f: meta = f.metadata() or {}
     if 'fastmix' not in meta: raise ValueError('expected a file that save_weights wrote')
     beside = {k:json.loads(meta[k]) for k in ('vocab','settings') if k in meta}
-    return {**json.loads(meta['fastmix']), **beside}
+    return _checked({**json.loads(meta['fastmix']), **beside})
+
+# %% ../nbs/16_shipping.ipynb #c4ec6ed1
+def _checked(config):
+    "What a file says of its network, if it is of the right types"
+    if not isinstance(config, dict): raise ValueError(f'{config!r:.40}: expected a dict')
+    for k in ('n_classes','n_samples','n_heads','n_in'): check_int(k, config.get(k), 1)
+    for k,kind in dict(vocab=list, settings=dict).items():
+        if not isinstance(v := config.get(k), (kind,NoneType)):
+            raise ValueError(f'{k}={v!r}: expected a {kind.__name__}')
+    return config
 
 # %% ../nbs/16_shipping.ipynb #a2898a7d
 def _build(config, weights, arch):
     "The network that `config` describes, with `weights`"
-    builder = named_arch(config['arch']) if arch is None else arch
-    sizes = {k:check_int(k, config[k], 1) for k in ('n_classes','n_samples','n_heads','n_in')}
+    builder = named_arch(config.get('arch')) if arch is None else arch
+    sizes = {k:config[k] for k in ('n_classes','n_samples','n_heads','n_in')}
     shapes = [w.shape for w in weights.values() if w.ndim>1]
     if (sizes['n_heads']*sizes['n_classes'] not in {o[0] for o in shapes}
         or sizes['n_samples']*sizes['n_in'] not in {o[1] for o in shapes}):
         raise ValueError(f'{sizes}: expected the sizes of its weights')
     model = make_model(builder, **sizes)
-    model.load_state_dict(weights)
-    model.vocab,model.settings = config.get('vocab'),config.get('settings')
+    try: model.load_state_dict(weights)
+    except RuntimeError as e:
+        raise ValueError(f'expected weights of {model.arch}: {last_line(e)}') from e
+    vocab = config.get('vocab')
+    if vocab and len(vocab)!=model.config['n_classes']:
+        raise ValueError(f'vocab={vocab!r}: expected {sizes["n_classes"]} names')
+    model.vocab,model.settings = vocab,config.get('settings')
     return model.eval()
 
+# %% ../nbs/16_shipping.ipynb #10ad3d01
 def load_weights(
-    fname, # A file of `save_weights`
+    fname, # A file of `save_weights`, with or without its suffix
     arch=None # What to build the network by; `None`: what the file names
 )->MultiSample: # In evaluation mode, on the CPU, with its `vocab` and `settings`
     "Build the network that `save_weights` saved; runs no code of the file"
-    with _one_error(fname): return _build(_read_config(fname), load_file(fname), arch)
+    with _one_error(fname):
+        path = Path(fname)
+        if not path.exists() and path.suffix!='.safetensors': path = Path(f'{path}.safetensors')
+        return _build(_read_config(path), load_file(path), arch)
 
 # %% ../nbs/16_shipping.ipynb #dcd8a686
 @patch
@@ -103,7 +122,7 @@ def from_pretrained(cls:MultiSample,
     if not folder.is_dir():
         folder = Path(snapshot_download(str(name), allow_patterns=files, **kwargs))
     config,weights = [folder/f for f in files]
-    with _one_error(config): described = json.loads(config.read_text())
+    with _one_error(config): described = _checked(json.loads(config.read_text()))
     with _one_error(weights): return _build(described, load_file(weights), arch)
 
 # %% ../nbs/16_shipping.ipynb #4360e1ae

@@ -707,3 +707,18 @@ def test_mixing_fades_to_none():
     assert seen[0]==1 and seen[-1]==.5
     with pytest.raises(ValueError, match='strength=1.5: expected a number in 0..1'):
         learner(Mixup(when=lambda epoch, n: 1.5)).fit(1)
+
+@pytest.mark.parametrize('gave,said', [(None, 'gave None: expected a tensor of weights'), ('half', "gave 'half'"), (torch.rand(0), r'gave weights of \(0,\): expected \('),
+                                       (torch.rand(3,3,3), r'gave weights of \(3, 3, 3\)'), ([.5,math.nan], r'gave weights of \(2,\)')], ids=str)
+def test_functions_that_give_no_weights(gave, said):
+    with pytest.raises(ValueError, match=said): draw_weights(lambda shape: gave, 5)
+    with pytest.raises(ValueError, match='r=<class .*Beta.*>: expected a half-width'): Mixup(Beta)
+
+@pytest.mark.parametrize('combine,said', [(lambda x,idx,w,rng: (x,3*w), 'gave weights of .*: expected 0..1'), (lambda x,idx,w,rng: None, r'combine gave \[\]: expected images'),
+    (lambda x,idx,w,rng: (x[:2],w), 'combine gave .*: expected images'), (lambda x,idx,w,rng: (x,w[:,0]), r'gave weights of \(\d+,\): expected')], ids=['range','none','images','shape'])
+def test_what_a_combination_of_a_user_gives(combine, said):
+    with pytest.raises(ValueError, match=said): learner(Mixup(combine=combine)).fit(1)
+
+def test_two_of_fastai_in_a_learner_of_ours():
+    learn = mixup_learner(digits_dls(1, size=8), arch=partial(cifar_resnet, 8), cbs=CutMix())
+    with pytest.raises(ValueError, match='CutMix and MixUp|MixUp and CutMix'): learn.fit(1, cbs=MixUp())

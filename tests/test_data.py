@@ -515,6 +515,10 @@ def test_odd_frames_lists_and_splits(path):
     with pytest.raises(ValueError, match='dls=None: expected DataLoaders'): in_memory(None)
     with pytest.raises(ValueError, match='max_n=0: expected a whole number of at least 1'): make(path, n_samples=1).show_batch(max_n=0)
 
+def test_a_split_that_fails_is_no_matter_of_labels(path):
+    for kwargs in (dict(valid_pct='a'), dict(seed='x', valid_pct=.5)):
+        with pytest.raises(ValueError, match='^splitter, of 24 items: invalid literal'): make(path, **kwargs)
+
 def test_names_of_every_kind(tmp_path):
     names = [f'{o}.png' for o in ('-a','ü b','日','a.b.c','x#1','%20',"q'q",'(1)','[a]','$b','~t','*')]
     for i,nm in enumerate(names):
@@ -535,6 +539,7 @@ def test_a_folder_that_cannot_be_written_to(path):
 
 def test_a_folder_that_links_to_itself(path):
     (path/'again').symlink_to(path, target_is_directory=True)
+    (path/'a'/'itself.png').symlink_to('itself.png')
     dls = MultiSampleDataLoaders.from_folder(path, bs=4, num_workers=0, device='cpu')
     found = [*dls.train_ds.items, *dls.valid_ds.items]
     assert len(found)==len(set(map(os.path.realpath, found)))==24

@@ -496,6 +496,16 @@ def test_refused(kind, kw, msg, tmp_path):
 def test_mixup_learner_refuses(kind, mix, arch, msg, tmp_path):
     with pytest.raises(ValueError, match=msg): mixup_learner(tiny_dls(kind, tmp_path), mix, arch=arch)
 
+@pytest.mark.parametrize('f,kind', [(mixup_c_learner,'pairs'), (mixup_learner,'ordinary')])
+def test_keywords_of_learners(f, kind, tmp_path):
+    dls = tiny_dls(kind, tmp_path)
+    for kw,said in ((dict(precison='fp32'), 'precison=.fp32.: .* such as precision'), (dict(metric=accuracy), 'such as metrics'), (dict(n_sample=2), f'n_sample=2: expected a keyword of {f.__name__}')):
+        with pytest.raises(ValueError, match=said): f(dls, arch=tiny, **kw)
+    with pytest.raises(ValueError, match='n_samples=3: expected'): f(dls, arch=tiny, n_samples=3, n_heads=3) if kind=='pairs' else f(dls, arch=tiny, n_samples=3)
+    for loss in (nn.CrossEntropyLoss, CrossEntropyLossFlat):
+        with pytest.raises(ValueError, match=rf'loss_func={loss.__name__}: expected a loss, as CrossEntropyLossFlat\(\), not its class'): f(dls, arch=tiny, loss_func=loss)
+    with pytest.raises(ValueError, match="arch='resnet56': expected a network of timm, as 'resnet50', or a function, as resnet56"): f(dls, arch='resnet56')
+
 def test_mixup_learner_takes_a_choice_of_rules(tmp_path):
     learn = quiet(mixup_learner(tiny_dls('ordinary', tmp_path), MixChoice(MixupX(), None), arch=tiny))
     learn.fit(1)

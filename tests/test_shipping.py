@@ -125,10 +125,32 @@ def test_a_file_cannot_ask_for_a_download(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('config,said', [(dict(n_classes=10**12), 'expected the sizes of its weights'),
     (dict(n_samples=10**9), 'expected the sizes of its weights'), (dict(n_classes='2'), "n_classes='2': expected"),
-    (dict(n_heads=None), 'n_heads=None: expected'), (dict(arch='fastmix/resnet20'), 'Error'),
+    (dict(n_heads=None), 'n_heads=None: expected'), (dict(arch='fastmix/resnet20'), 'expected weights of fastmix/resnet20: Unexpected key'),
     (dict(n_classes=-2, n_heads=-1), 'n_classes=-2: expected')])
 def test_a_config_that_does_not_fit_its_weights(config, said, tmp_path):
     with pytest.raises(ValueError, match=f'w.safetensors: .*{said}'): load_weights(crafted(tmp_path, **config))
+
+@pytest.mark.parametrize('names,settings,said', [('5','{}','vocab=5: expected a list'), ('["a"]','{}',r"vocab=\['a'\]: expected 2 names"),
+                                                 ('[]','[]',r'settings=\[\]: expected a dict')])
+def test_names_and_settings_of_another_kind(names, settings, said, tmp_path):
+    m = resnet20(2)
+    meta = dict(fastmix=json.dumps(m.config), vocab=names, settings=settings)
+    save_file({k:v.contiguous() for k,v in m.state_dict().items()}, tmp_path/'w.safetensors', metadata=meta)
+    with pytest.raises(ValueError, match=f'w.safetensors: {said}'): load_weights(tmp_path/'w.safetensors')
+
+def test_weights_that_are_not_where_they_should(tmp_path):
+    (tmp_path/'d.safetensors').mkdir()
+    with pytest.raises(ValueError, match='d.safetensors: '): load_weights(tmp_path/'d.safetensors')
+    m = resnet20(2)
+    m.save_pretrained(tmp_path/'net')
+    for config,said in (('[]', r'\[\]: expected a dict'), ('{}', 'n_classes=None: expected')):
+        (tmp_path/'net/config.json').write_text(config)
+        with pytest.raises(ValueError, match=f'config.json: {said}'): MultiSample.from_pretrained(tmp_path/'net')
+
+def test_names_with_and_without_the_suffix(tmp_path):
+    learn = make(tmp_path, arch=resnet20)
+    learn.save_weights('model.v1')
+    for f in ('model.v1','model.v1.safetensors'): assert load_weights(tmp_path/f).vocab==vocab
 
 def test_a_file_of_others_is_refused(tmp_path):
     save_file({'a': torch.zeros(1)}, tmp_path/'w.safetensors')
