@@ -14,7 +14,7 @@ test-library: .venv/.dev
 	$(PY) .ci/in_step.py
 	$(PY) .ci/house.py
 	OMP_NUM_THREADS=1 .venv/bin/nbdev-test nbs --n-workers 2
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal --cov=fastmix --cov-report=term
 
 test-slow: .venv/.dev
 	$(PY) -m pytest -m slow

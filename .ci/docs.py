@@ -142,8 +142,10 @@ def fix_outputs(nb, page, dst):
             img = dst/f'{page}_files'/f'{n}.png'
             img.parent.mkdir(exist_ok=True)
             img.write_bytes(base64.b64decode(''.join(o['data']['image/png'])))
-            width = o['metadata'].get('image/png', {}).get('width') # retina: half of its pixels
-            tag = f'<img src="{page}_files/{n}.png"' + (f' width="{width}">' if width else '>')
+            # Retina: half of its pixels. With its height, nothing moves when the picture arrives
+            size = o['metadata'].get('image/png', {})
+            size = ''.join(f' {k}="{size[k]}"' for k in ('width','height') if k in size)
+            tag = f'<img src="{page}_files/{n}.png"{size}>'
             opts = {'fig-cap': head, **cell_options(source(cell))[0]}
             cap = opts['fig-cap']
             opts.setdefault('fig-alt', cap if isinstance(cap, str) else cap[i])

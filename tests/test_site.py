@@ -145,7 +145,7 @@ def test_search(browser, bases, i):
         section = hit.locator('.search-result-section').text_content()
         hit.click()
         page.wait_for_load_state()
-        try: page.wait_for_function(landed, timeout=5000)
+        try: page.wait_for_function(landed)
         except Exception: section = f'{section}, not in sight'
         if section!=name: bad.append(f'{name}: found {section} at {page.url}')
     context.close()
