@@ -35,6 +35,7 @@ def kills(tmp_path, n, processes, seed):
 
 def test_killed(tmp_path): kills(tmp_path, 3, 1, random.randrange(10**6))
 
+@pytest.mark.slow # like the twenty kills: it takes a minute and a half
 def test_killed_with_two_processes(tmp_path):
     for r in kills(tmp_path, 2, 2, random.randrange(10**6)):
         early = r['alone'] and r['killed'][1]==-signal.SIGKILL and r['moment']<.8
