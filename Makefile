@@ -1,5 +1,6 @@
 # Each command makes what it needs: a virtual environment in .venv, filled by uv.
 PY := .venv/bin/python
+TESTS := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 export PYTHONWARNINGS := ignore::FutureWarning
 
 .PHONY: train test test-library coverage test-slow test-docs bench release-check docs clean
@@ -14,11 +15,11 @@ test-library: .venv/.dev
 	$(PY) .ci/in_step.py
 	$(PY) .ci/house.py
 	OMP_NUM_THREADS=1 .venv/bin/nbdev-test nbs --n-workers 2
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
+	$(TESTS)
 
 # the same tests, and which lines of fastmix/ they reach; apart, as this takes a quarter longer
 coverage: .venv/.dev
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal --cov=fastmix --cov-report=term
+	$(TESTS) --cov=fastmix --cov-report=term
 
 test-slow: .venv/.dev
 	$(PY) -m pytest -m slow

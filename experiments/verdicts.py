@@ -103,16 +103,18 @@ def rule(
 ): return dict(claim=claim, says=says, paper=paper, text=text, numbers=numbers, decide=decide, only=only)
 
 def difference(col, a, b): return lambda df: paired(figures(df, col, net=a), figures(df, col, net=b))
-def mean_head(prefix, minus): return lambda df: (figures(df, f'{prefix}head_0')+figures(df, f'{prefix}head_1'))/2 - minus
+
+def slot_accuracy(df, prefix='', **tags):
+    "Accuracy per image of a network of two slots, the mean of its heads"
+    return (figures(df, f'{prefix}head_0', **tags)+figures(df, f'{prefix}head_1', **tags))/2
+
+def mean_head(prefix, minus): return lambda df: slot_accuracy(df, prefix)-minus
 def more_gain(net): return lambda df: paired(gain(df, net), gain(df, 'ERM'))
 def final(df, net): return figures(df, 'tuned_acc', net=net).combine_first(figures(df, 'single_acc', net=net))
 def recipe(df):
     "Test accuracy of the recipe that was chosen, and of ERM"
     df = df[df.evaluate=='test']
     return final(df, next((nm for nm in df.net if nm!='ERM'), 'ERM')),final(df, 'ERM')
-def slot_accuracy(df, net):
-    "Accuracy per image of a network of two slots, the mean of its heads"
-    return (figures(df, 'head_0', net=net)+figures(df, 'head_1', net=net))/2
 
 def image_rates(
     df # The frame of `throughput`
@@ -130,9 +132,10 @@ def fast_single(df, net):
     acc = {nm: figures(df, 'single_acc', net=nm) for nm in ones if rate[nm]>=rate[net]}
     acc['guessing'] = figures(df, 'head_0', net=net)*0 + 1/n_classes
     best = pd.DataFrame(acc).dropna().max(axis=1) # of the seeds that have all these networks
-    return paired(best, slot_accuracy(df, net))
+    return paired(best, slot_accuracy(df, net=net))
 
-def slot_gain(df, net): return paired(slot_accuracy(df, net), slot_accuracy(df, 'mixup-C'))
+def slot_gain(df, net):
+    return paired(slot_accuracy(df, net=net), slot_accuracy(df, net='mixup-C'))
 
 def best_gain(df, cost=2):
     "That of the variant which gains most on average, among those of at most this cost"

@@ -194,18 +194,6 @@ class Mix(MixBase):
         _set_loss(self.learn, mixed_loss(self.loss_func, self.pred, self.mixed.ybs, self.mixed.w_l,
             self.loss_grad, permuted=self.partner!='other_class'))
 
-# %% ../nbs/08_callback.ipynb #c0b1ed0a
-@patch
-def combined(self:Mix, x, idx, w, rng):
-    "What `combine` makes of the images; what a user's own function makes is looked at"
-    res,n = self.combine(x, idx, w, rng),len(idx)
-    if self.combine in (blends,patches): return res
-    shapes = [getattr(o, 'shape', None) for o in tuplify(res)]
-    if len(shapes)!=2 or shapes[0]!=x.shape:
-        raise ValueError(f'combine gave {shapes}: expected images {tuple(x.shape)} and weights')
-    check_weights(self.combine, res[1], (1,n), (len(x),n))
-    return res
-
 # %% ../nbs/08_callback.ipynb #fac248a4
 @patch
 def mix_batch(self:Mix,
@@ -221,7 +209,8 @@ def mix_batch(self:Mix,
     if not x.is_floating_point():
         raise ValueError(f'images of {x.dtype}: expected floats, of IntToFloatTensor')
     idx = partners(bs, self.n_samples, self.partner, first(yb), g(0))
-    x,w_x = self.combined(x, idx, self.draw(self.x_dist, bs, g(1), strength), partial(g, 3))
+    x,w_x = combined(self.combine, x, idx, self.draw(self.x_dist, bs, g(1), strength),
+                     partial(g, 3))
     w_l = w_x if self.l_dist is None else self.draw(self.l_dist, bs, g(2), strength)
     ybs = [yb] + [tuple(y[i] for y in yb) for i in idx[1:]]
     mixed = Mixed(ybs, w_x.expand(bs,-1), w_l, idx)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['how_partners', 'keyed_rng', 'Fixed', 'check_dist', 'check_weights', 'draw_weights', 'other_class', 'partners',
-           'repeated_partners', 'like', 'blend', 'mix', 'box_mask', 'blends', 'patches', 'top2_ceiling']
+           'repeated_partners', 'like', 'blend', 'mix', 'box_mask', 'blends', 'patches', 'combined', 'top2_ceiling']
 
 # %% ../nbs/02_core.ipynb #d54b6df8
 from numbers import Real
@@ -217,6 +217,23 @@ def patches(
         owner = owner.masked_fill(mask, k)
     shares = [(owner==k).flatten(1).float().mean(1) for k in range(len(idx))]
     return res,torch.stack(shares, 1)
+
+# %% ../nbs/02_core.ipynb #7ecfcc5c
+def combined(
+    combine, # `blends`, `patches`, or a similar function
+    x:Tensor, # Samples `[b,...]`
+    idx:Tensor, # Indices of the samples of each mixture `[n,b]`, from `partners`
+    w:Tensor, # Weights `[b,n]`, or `[1,n]`
+    rng # Function that makes a generator
+)->tuple: # Samples shaped like `x`, their weights
+    "What `combine` makes of the samples; a `ValueError` if these are no samples and weights"
+    res,n = combine(x, idx, w, rng),len(idx)
+    if combine in (blends,patches): return res
+    shapes = [getattr(o, 'shape', None) for o in tuplify(res)]
+    if len(shapes)!=2 or shapes[0]!=x.shape:
+        raise ValueError(f'combine gave {shapes}: expected images {tuple(x.shape)} and weights')
+    check_weights(combine, res[1], (1,n), (len(x),n))
+    return res
 
 # %% ../nbs/02_core.ipynb #0c21b462
 def top2_ceiling(

@@ -61,7 +61,7 @@ def _build(config, weights, arch):
     except RuntimeError as e:
         raise ValueError(f'expected weights of {model.arch}: {last_line(e)}') from e
     vocab = config.get('vocab')
-    if vocab and len(vocab)!=model.config['n_classes']:
+    if vocab and len(vocab)!=sizes['n_classes']:
         raise ValueError(f'vocab={vocab!r}: expected {sizes["n_classes"]} names')
     model.vocab,model.settings = vocab,config.get('settings')
     return model.eval()

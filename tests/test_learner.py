@@ -1,5 +1,4 @@
 "The learners: what a fastai user does next, for N heads, against the same computed by hand"
-import json, pickle, sys
 import matplotlib; matplotlib.use('agg')
 import pytest, torch, torchvision.models as tv
 from torch.testing import assert_close
