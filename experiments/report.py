@@ -154,12 +154,19 @@ def speed_table(scale, done):
                      'images in flight':f['images'], 'device':device})
     return pd.DataFrame(rows)
 
-def measured(x):
+def which_head(x): return pd.api.types.is_integer_dtype(x) # or else `x` are differences
+
+def numbers(x):
     "The numbers of a verdict in words, in points"
     if not len(x): return ''
-    if pd.api.types.is_integer_dtype(x): # which head won
+    if which_head(x): # of those that won
         return ', '.join(f'{ {-1:"neither"}.get(k, f"head {k}")} in {n}' for k,n in x.value_counts().items())
-    return f'{100*x.mean():+.1f}' + (f' ± {100*x.std():.1f}' if len(x)>1 else '') + f' ({len(x)} seed{"s"*(len(x)>1)})'
+    return f'{100*x.mean():+.1f}' + (f' ± {100*x.std():.1f}' if len(x)>1 else '')
+
+def measured(x):
+    "The numbers of a verdict, and of how many seeds they are"
+    seeds = '' if which_head(x) or not len(x) else f' ({len(x)} seed{"s"*(len(x)>1)})'
+    return numbers(x)+seeds
 
 def begun(
     claim:str, # One of `runs.claims`
@@ -173,14 +180,23 @@ def begun(
 def summary(
     done:dict # From `load`
 )->pd.DataFrame: # A row per statement
-    "All verdicts in one table, each of the largest scale that has all its runs"
+    "All verdicts, each of the largest scale that has all its runs"
     rows = []
     for r in verdicts.rules:
         sc,df = next(iter(begun(r['claim'], done).items()))
         v,x = verdicts.verdict(r, df, sc)
-        row = dict(where=titles[r['claim']].partition(':')[0], claim=r['says'], paper=r['paper'])
-        rows.append(row | dict(ours=measured(x), verdict=v, scale=sc if len(x) else ''))
+        row = dict(where=r['claim'], claim=r['says'], paper=r['paper'], ours=numbers(x), verdict=v)
+        rows.append(row | dict(scale=sc if len(x) else '', seeds=len(x) or ''))
     return pd.DataFrame(rows)
+
+def summary_text(
+    table:pd.DataFrame # From `summary`
+)->str: # Markdown
+    "The verdicts under the titles of their figures, each with its control"
+    parts = []
+    for claim,rows in table.groupby('where', sort=False):
+        parts += [f'**{titles[claim]}.** Control: {controls[claim]}.', md(rows.drop(columns='where'))]
+    return '\n\n'.join(parts)
 
 def judged(
     claim:str, # One of `runs.claims`
