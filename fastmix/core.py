@@ -209,14 +209,14 @@ def patches(
     "Lay a box of each partner over the image, its area the partner's weight (CutMix)"
     if x.ndim!=4: raise ValueError(f'images of {tuple(x.shape)}: expected [b,c,h,w], for patches')
     size,res,g = tuple(x.shape[2:]),x,rng()
-    owner = torch.zeros(len(w), *size, device=w.device)
+    seen = [torch.ones(len(w), *size, dtype=torch.bool, device=w.device)]
     for k in range(1, len(idx)):
         place = torch.rand(len(w), 2, generator=g, device=w.device)
         mask = box_mask((place*tensor(size, device=w.device)).long(), w[:,k], size)
-        res = torch.where(mask[:,None], x.index_select(0, idx[k]), res)
-        owner = owner.masked_fill(mask, k)
-    shares = [(owner==k).flatten(1).float().mean(1) for k in range(len(idx))]
-    return res,torch.stack(shares, 1)
+        other = x.index_select(0, idx[k])
+        res = torch.where(mask[:,None], other, res, out=other) # no copy but this
+        seen = [o & ~mask for o in seen] + [mask] # the last box lies on top
+    return res,torch.stack([o.flatten(1).float().mean(1) for o in seen], 1)
 
 # %% ../nbs/02_core.ipynb #7ecfcc5c
 def combined(
