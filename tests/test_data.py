@@ -145,7 +145,9 @@ def test_in_memory_holds_bytes_and_little_more(path):
 def test_a_used_batch_is_freed_at_once(path, memory):
     dls = make(path, batch_tfms=[*aug_transforms(size=8), Normalize.from_stats(*imagenet_stats)])
     batches = iter((in_memory(dls) if memory else dls).train)
-    alive = lambda: sum(type(o) is TensorImage for o in gc.get_objects())
+    # From Python 3.12 on, fastai's item transforms leave single images to the garbage collector
+    counts = lambda o: type(o) is TensorImage and (o.ndim==4 or sys.version_info<(3,12))
+    alive = lambda: sum(map(counts, gc.get_objects()))
     next(batches)
     gc.collect()
     gc.disable()
