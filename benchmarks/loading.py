@@ -36,6 +36,24 @@ def torchvision_loader(n, workers):
     return data.DataLoader(PairSet(image_files()[:n]), batch_size=bs, shuffle=True, drop_last=True,
                            num_workers=workers, persistent_workers=workers>0)
 
+def ffcv_loader(n):
+    "Single images, two for each pair, from FFCV's file of raw ones; compiled code crops and flips"
+    import ffcv.transforms as tf
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.writer import DatasetWriter
+    files = image_files()[:n]
+    file = str(files[0].parents[1]/f'{n}.beton')
+    images = [(np.array(Image.open(f)), int(f.parent.name)) for f in files]*2
+    fields = dict(image=RGBImageField(write_mode='raw'), label=IntField())
+    DatasetWriter(file, fields, num_workers=1).from_indexed_dataset(images)
+    mean,std = (np.array(o)*255 for o in cifar_stats)
+    image = [SimpleRGBImageDecoder(), tf.RandomHorizontalFlip(), tf.RandomTranslate(4),
+             tf.NormalizeImage(mean, std, np.float32), tf.ToTensor(), tf.ToTorchImage()]
+    return Loader(file, batch_size=2*bs, num_workers=os.cpu_count(), order=OrderOption.RANDOM,
+                  drop_last=True, pipelines=dict(image=image, label=[IntDecoder(), tf.ToTensor()]))
+
 def go_through(dl, epochs=1):
     "Take all batches"
     for _ in range(epochs):
@@ -56,10 +74,14 @@ def memory(quick):
               for k in workers}
     others |= {f'torchvision v2 and a torch DataLoader, {k} workers': torchvision_loader(n, k)
                for k in workers}
+    repeats = [many]+[1]*len(others)
+    if find_spec('ffcv'):
+        others['FFCV'] = ffcv_loader(n)
+        repeats.append(many)
     dls = [memory_loaders(n, 1).train, *others.values()]
-    rate = rates(dls, [n]*len(dls), 2 if quick else 7, [many]+[1]*len(others))
+    rate = rates(dls, [n]*len(dls), 2 if quick else 7, repeats)
     for against,theirs in zip(others, rate[1:]):
-        asked = 80 if 'fastai' in against else 20
+        asked = 80 if 'fastai' in against else 20 if 'torchvision' in against else 1
         yield row(name, against, rate[0], theirs, 'pairs/s', asked)
     yield from not_installed(name, 'FFCV', 'ffcv')
 

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt, pandas as pd
 from experiments.report import md
 from . import results
 
-columns = 'benchmark','against','ours','theirs','ratio','asked','reached'
+columns = 'benchmark','against','ours','theirs','ratio','asked'
 
 def load(
     folder=results.folder
@@ -29,10 +29,10 @@ def _cells(r):
     if 'missing' in r: return {**cells, 'ratio': r['missing']}
     ratio,low,high = (_figure(r[k]) for k in ('ratio','low','high'))
     asked = '' if r['asked'] is None else f"at {'most' if r['lower'] else 'least'} {r['asked']:g}"
-    reached = {True: 'yes', False: 'no', None: ''}[results.reached(r)]
+    reached = {True: ': yes', False: ': no', None: ''}[results.reached(r)]
     return {**cells, 'ours': f"{_figure(r['ours'])} {r['unit']}",
             'theirs': f"{_figure(r['theirs'])} {r['unit']}", 'ratio': f'{ratio} ({low} to {high})',
-            'asked': asked, 'reached': reached}
+            'asked': asked+reached}
 
 def table(
     d:dict # Content of a results file
@@ -40,13 +40,22 @@ def table(
     "A row for each comparison: medians, and the middle half of the ratios"
     return pd.DataFrame(map(_cells, d['rows']), columns=columns).fillna('')
 
+def text(
+    d:dict # Content of a results file
+)->str: # Markdown
+    "The comparisons of a machine, those of one benchmark together"
+    parts = [f'**{machine(d)}**']
+    for name,rows in table(d).groupby('benchmark', sort=False):
+        rows = rows.drop(columns='benchmark')
+        parts += [f'*{name}*', md(rows.loc[:,(rows!='').any()])]
+    return '\n\n'.join(parts)
+
 def tables(
     done:list # From `load`
 ):
-    "A table for each machine, for a notebook"
+    "The comparisons of each machine, for a notebook"
     from IPython.display import Markdown
-    parts = [f'**{machine(d)}**\n\n{md(table(d))}' for d in done]
-    return Markdown('\n\n'.join(parts) or 'not measured yet')
+    return Markdown('\n\n'.join(map(text, done)) or 'not measured yet')
 
 def bars(
     d:dict # Content of a results file

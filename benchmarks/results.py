@@ -7,7 +7,7 @@ import numpy as np, torch
 from experiments.results import processor
 
 folder = Path(__file__).parent/'results'
-libraries = 'torch','torchvision','fastai','timm'
+libraries = 'torch','torchvision','fastai','timm','torch-uncertainty','ffcv'
 
 def row(
     name:str, # What is measured

@@ -289,6 +289,14 @@ def finding(
     from IPython.display import Markdown
     return Markdown(f'**Finding.** {findings[claim]}')
 
+def figures(
+    claim:str, # One of `runs.claims`
+    done:dict # From `load`
+):
+    "The figures of a claim without its verdicts, for a notebook"
+    from IPython.display import Markdown
+    return Markdown('\n\n'.join(at_scale(claim, sc, done[sc]) for sc in begun(claim, done)))
+
 def show(
     claim:str, # One of `runs.claims`
     done:dict # From `load`
