@@ -62,13 +62,14 @@ def bars(
 ):
     "The ratios as bars with their middle half, and marks for what was asked"
     rows = [r for r in d['rows'] if 'missing' not in r and r['low']>0]
-    fig,ax = plt.subplots(figsize=(8, .6+.3*len(rows)), layout='constrained')
+    fig,ax = plt.subplots(figsize=(7, .6+.45*len(rows)), layout='constrained')
+    above = dict(xycoords=('axes fraction','data'), size=8.5, va='center')
     for i,r in enumerate(rows):
         err = [[r['ratio']-r['low']],[r['high']-r['ratio']]]
-        ax.barh(i, r['ratio'], xerr=err, color='C1' if r['lower'] else 'C0', alpha=.7)
-        if r['asked']: ax.plot([r['asked']]*2, [i-.4,i+.4], color='k')
+        ax.barh(i, r['ratio'], .4, xerr=err, color='C1' if r['lower'] else 'C0', alpha=.7)
+        ax.annotate(f"{r['name']} / {r['against']}", (.01,i-.42), **above)
+        if r['asked']: ax.plot([r['asked']]*2, [i-.25,i+.25], color='k')
     ax.axvline(1, color='gray', lw=1, ls=':')
-    ax.set(xscale='log', xlabel='ours to theirs', yticks=range(len(rows)))
-    ax.set_yticklabels([f"{r['name']} / {r['against']}" for r in rows], fontsize=6)
-    ax.set_title(machine(d).split(';')[0], fontsize=8)
-    ax.invert_yaxis()
+    ax.set(xscale='log', xlabel='ours to theirs', yticks=[], ylim=(len(rows)-.5,-.7))
+    ax.xaxis.set_major_formatter('{x:g}')
+    ax.set_title(machine(d).split(';')[0], fontsize=9)
