@@ -1,6 +1,7 @@
 "Forward passes and steps of a network: N images in one pass, prediction, the limit of convolutions"
 from fastai.vision.all import *
 from fastmix.all import *
+from fastmix.training import compile_model
 from . import bare
 from .callback import batch_of, images
 from .common import *
@@ -101,9 +102,12 @@ def convolutions(net, x):
 def limit(quick):
     "A whole step of training, against its convolutions alone"
     arch,b = (resnet20,32) if quick else (resnet56,bs)
-    batch,net = images(b, 32),arch()
-    step = batch_of(batch, net, DevicePrecision(amp_mode='bf16') if bf16 else None)
+    batch,net,compiled = images(b, 32),arch(),arch()
+    compile_model(compiled, device)
+    def step(net): return batch_of(batch, net, DevicePrecision(amp_mode='bf16') if bf16 else None)
     x = batch[0].as_subclass(Tensor).to(memory_format=torch.channels_last)
-    ts = times([step, convolutions(net, x)], 2 if quick else 21, 2)*1e3
-    yield row(f'a training step, {arch.__name__}', 'its convolutions alone', *ts, 'ms', 1.35,
-              lower=True)
+    calls = [step(net), step(compiled), convolutions(net, x)]
+    *steps,alone = times(calls, 2 if quick else 21, 2)*1e3
+    for ts,how in zip(steps, ('',', compiled')):
+        yield row(f'a training step, {arch.__name__}{how}', 'its convolutions alone', ts, alone, 'ms',
+                  1.35, lower=True)
