@@ -3,7 +3,7 @@ import time
 from fastai.vision.all import *
 from fastmix.all import *
 from . import results, runs
-from .report import cell
+from .report import cell, md, where
 from .train import balanced, part, plain, provenance, single
 
 # What a practitioner with some 200 photographs of each class would do first. Chosen before the
@@ -13,6 +13,7 @@ shared = dict(data='cifar10', arch='efficientnet-lite0', size=96, n_train=2000, 
 methods = 'erm','mixup','mixup_x','mixup_l','mixup_c'
 default_file = results.default_folder/'backbone.jsonl'
 
+finding = ''
 names = dict(zip(methods, ('ERM','mixup','mixup-X','mixup-L','mixup-C, two slots')))
 columns = {'single images':'single_acc', 'after fine-tuning':'tuned_acc', 'pairs, per slot':'slot_acc',
            'ECE':'single_ece', 'ECE after fine-tuning':'tuned_ece'}
@@ -21,6 +22,7 @@ def table(
     done:dict # Finished runs, by their keys
 )->pd.DataFrame: # A row per method
     "Accuracies and calibration errors in percent, mean ± standard deviation over the seeds"
+    if not done: return pd.DataFrame()
     df = pd.DataFrame([dict(d['figures'], method=d['settings']['method']) for d in done.values()])
     heads = [c for c in df if c.startswith('head_')]
     if heads: df['slot_acc'] = df[heads].mean(axis=1)
@@ -29,6 +31,13 @@ def table(
         row = {'network':names[m], 'runs':len(x)}
         rows.append(row | {nm:cell(x[c], c) for nm,c in columns.items() if c in x})
     return pd.DataFrame(rows)
+
+def show(file=default_file):
+    "The finding and the figures, for a notebook"
+    from IPython.display import Markdown
+    done = results.read(file)
+    if not done: return Markdown('Not run yet.')
+    return Markdown(f'**Finding.** {finding}\n\n{md(table(done))}\n\n{where(done)}.')
 
 def todo(
     seeds=3 # Number of seeds

@@ -1,7 +1,7 @@
 import json, math, multiprocessing, os, signal, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
-from experiments import cli, plots, report, results, runs, train, verdicts
+from experiments import backbone, cli, plots, report, results, runs, train, verdicts
 from experiments.verdicts import FAILS, HOLDS, NONE, OPEN
 import fastmix.all
 from fastai.basics import Callback, tensor, torch
@@ -400,3 +400,12 @@ def test_a_scale_with_all_its_runs_comes_first():
     def order(mid, cpu): return list(report.begun('table1', dict(mid=lines('mid', mid), cpu=lines('cpu', cpu))))
     assert order(1, None)==['cpu','mid'] and order(None, None)==['mid','cpu']
     assert order(1, 1)==['mid','cpu'] and order(0, 0)==['cpu']
+
+def test_the_table_of_a_pretrained_network(tmp_path):
+    def line(method, seed, **figures): return dict(key=f'{method}{seed}', settings=dict(method=method), figures=figures)
+    lines = [line('erm', i, single_acc=.8+.1*i, tuned_acc=.9) for i in (0,1)]
+    lines.append(line('mixup_c', 0, single_acc=.5, tuned_acc=.6, head_0=.4, head_1=.6))
+    t = backbone.table({d['key']:d for d in lines}).set_index('network')
+    assert list(t.index)==['ERM','mixup-C, two slots'] and list(t.runs)==[2,1]
+    assert t['single images']['ERM']=='85.0 ± 7.1' and t['pairs, per slot'].tolist()==['','50.0']
+    assert not len(backbone.table({})) and backbone.show(tmp_path/'none.jsonl').data=='Not run yet.'
