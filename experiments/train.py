@@ -8,6 +8,8 @@ from fastmix.callback import MixBase
 from fastmix.memory import InMemoryDL
 from fastmix.metrics import MixMetric, predicted
 from fastmix.models import cifar_resnet
+from sklearn.metrics import brier_score_loss
+from torchmetrics.functional.classification import multiclass_calibration_error
 from .results import here, processor, source
 from .timing import interleaved
 
@@ -132,13 +134,11 @@ def calibration(
     bins:int=15 # Number of bins of equal width, for the expected calibration error
 )->dict: # `acc`, `ece` 0..1, `brier` 0..2, `nll` at least 0
     "Accuracy, and how far the probabilities can be trusted"
-    conf,pred = p.max(1)
-    right = (pred==y).float()
-    k = (conf*bins).long().clamp(max=bins-1)
-    gap = torch.zeros(bins).scatter_add_(0, k, right-conf) # of each bin, times its size
-    brier = (p-F.one_hot(y, p.shape[1])).pow(2).sum(1)
-    nll = -p.gather(1, y[:,None]).clamp(min=1e-12).log()
-    return dict(acc=right.mean(), ece=gap.abs().sum()/len(y), brier=brier.mean(), nll=nll.mean())
+    brier = brier_score_loss(y, p.double()/p.double().sum(1, keepdim=True), scale_by_half=False,
+                             labels=range(p.shape[1])) # float32's sums are a little off
+    return dict(acc=(p.argmax(1)==y).float().mean(), brier=brier,
+                ece=multiclass_calibration_error(p, y, p.shape[1], bins, 'l1'),
+                nll=F.nll_loss(p.clamp(min=1e-12).log(), y))
 
 @torch.no_grad()
 def single(
