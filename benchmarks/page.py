@@ -9,8 +9,9 @@ columns = 'benchmark','against','ours','theirs','ratio','asked'
 def load(
     folder=results.folder
 )->list: # Contents of the results files
-    "What was measured, a machine each"
-    return [results.read(f) for f in sorted(Path(folder).glob('*.json'))]
+    "What was measured, a machine each, the latest first"
+    files = sorted(Path(folder).glob('*.json'))
+    return sorted(map(results.read, files), key=lambda d: d['machine']['date'], reverse=True)
 
 def machine(
     d:dict # Content of a results file
