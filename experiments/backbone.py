@@ -13,7 +13,9 @@ shared = dict(data='cifar10', arch='efficientnet-lite0', size=96, n_train=2000, 
 methods = 'erm','mixup','mixup_x','mixup_l','mixup_c'
 default_file = results.default_folder/'backbone.jsonl'
 
-finding = ''
+finding = ("With one seed, which decides nothing, mixing does not pay in so short a training: after fine-tuning "
+           'mixup ends 1.4 points below ERM (73.8 against 75.2%), X, L and two slots 6.5, 8.6 and 9.2 '
+           'points below. Mixup is better calibrated, with an error of 3.7 against 10.3%.')
 names = dict(zip(methods, ('ERM','mixup','mixup-X','mixup-L','mixup-C, two slots')))
 columns = {'single images':'single_acc', 'after fine-tuning':'tuned_acc', 'pairs, per slot':'slot_acc',
            'ECE':'single_ece', 'ECE after fine-tuning':'tuned_ece'}
