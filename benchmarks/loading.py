@@ -70,19 +70,16 @@ def memory(quick):
     n,workers = (512,(0,)) if quick else (2560,(0,2))
     many = 2 if quick else 20 # epochs from memory, which take milliseconds
     name = 'pairs from memory'
-    others = {f"fastai's four-block DataBlock, {k} workers": four_blocks(n, 1, num_workers=k).train
-              for k in workers}
-    others |= {f'torchvision v2 and a torch DataLoader, {k} workers': torchvision_loader(n, k)
-               for k in workers}
-    repeats = [many]+[1]*len(others)
-    if find_spec('ffcv'):
-        others['FFCV'] = ffcv_loader(n)
-        repeats.append(many)
-    dls = [memory_loaders(n, 1).train, *others.values()]
-    rate = rates(dls, [n]*len(dls), 2 if quick else 7, repeats)
-    for against,theirs in zip(others, rate[1:]):
-        asked = 80 if 'fastai' in against else 20 if 'torchvision' in against else 1
-        yield row(name, against, rate[0], theirs, 'pairs/s', asked)
+    # A loader, how often it is gone through, and the ratio to reach
+    others = {f"fastai's four-block DataBlock, {k} workers":
+              (four_blocks(n, 1, num_workers=k).train, 1, 80) for k in workers}
+    others |= {f'torchvision v2 and a torch DataLoader, {k} workers':
+               (torchvision_loader(n, k), 1, 20) for k in workers}
+    if find_spec('ffcv'): others['FFCV'] = ffcv_loader(n),many,1
+    dls,epochs,asked = zip((memory_loaders(n, 1).train, many, None), *others.values())
+    rate = rates(dls, [n]*len(dls), 2 if quick else 7, epochs)
+    for against,theirs,least in zip(others, rate[1:], asked[1:]):
+        yield row(name, against, rate[0], theirs, 'pairs/s', least)
     yield from not_installed(name, 'FFCV', 'ffcv')
 
 def ordinary(quick):

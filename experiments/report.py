@@ -304,7 +304,7 @@ def show(
 ):
     "Verdicts and figures of a claim, for a notebook"
     from IPython.display import Markdown
-    parts = [md(judged(claim, done)), *[at_scale(claim, sc, done[sc]) for sc in begun(claim, done)]]
+    parts = [md(judged(claim, done)), figures(claim, done).data]
     parts += [not_run(claim, done), f'Control: {controls[claim]}.']
     return Markdown('\n\n'.join(filter(None, parts)))
 

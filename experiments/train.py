@@ -8,8 +8,6 @@ from fastmix.callback import MixBase
 from fastmix.memory import InMemoryDL
 from fastmix.metrics import MixMetric, predicted
 from fastmix.models import cifar_resnet
-from sklearn.metrics import brier_score_loss
-from torchmetrics.functional.classification import multiclass_calibration_error
 from .results import here, processor, source
 from .timing import interleaved
 
@@ -134,11 +132,8 @@ def calibration(
     bins:int=15 # Number of bins of equal width, for the expected calibration error
 )->dict: # `acc`, `ece` 0..1, `brier` 0..2, `nll` at least 0
     "Accuracy, and how far the probabilities can be trusted"
-    brier = brier_score_loss(y, p.double()/p.double().sum(1, keepdim=True), scale_by_half=False,
-                             labels=range(p.shape[1])) # float32's sums are a little off
-    return dict(acc=(p.argmax(1)==y).float().mean(), brier=brier,
-                ece=multiclass_calibration_error(p, y, p.shape[1], bins, 'l1'),
-                nll=F.nll_loss(p.clamp(min=1e-12).log(), y))
+    return dict(acc=(p.argmax(1)==y).float().mean(), ece=CalibrationError(bins).func(p, y),
+                brier=Brier().func(p, y), nll=F.nll_loss(p.clamp(min=1e-12).log(), y))
 
 @torch.no_grad()
 def single(
