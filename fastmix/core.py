@@ -213,8 +213,7 @@ def patches(
     for k in range(1, len(idx)):
         place = torch.rand(len(w), 2, generator=g, device=w.device)
         mask = box_mask((place*tensor(size, device=w.device)).long(), w[:,k], size)
-        other = x.index_select(0, idx[k])
-        res = torch.where(mask[:,None], other, res, out=other) # no copy but this
+        res = torch.where(mask[:,None], x.index_select(0, idx[k]), res)
         seen = [o & ~mask for o in seen] + [mask] # the last box lies on top
     return res,torch.stack([o.flatten(1).float().mean(1) for o in seen], 1)
 

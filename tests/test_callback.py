@@ -579,6 +579,13 @@ def test_labels_weigh_the_pixels_that_are_seen(b, n, h, w, seed):
             seen = (mixed[i]==who).float().mean()
             assert abs(seen - share[i][idx[:,i]==who].sum()) < 1e-6
 
+def test_gradients_go_through_patches_to_the_images():
+    x = torch.rand(3, 2, 8, 8, requires_grad=True)
+    idx = torch.tensor([[0,1,2],[1,2,0]])
+    mixed,_ = patches(x, idx, draw_weights(.5, 3), keyed_rng)
+    mixed.sum().backward()
+    assert x.grad.sum()==mixed.numel() # each pixel comes from one image
+
 @pytest.mark.parametrize('cls', [Mixup, MixupX, MixupL, MixupXL])
 @pytest.mark.parametrize('n', [2,3])
 def test_every_rule_takes_patches(cls, n):
