@@ -1,6 +1,6 @@
 "One run: settings in, figures and curves out"
 import platform, subprocess, time
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from fastai.vision.all import *
 import fastmix, fastmix.all
 from fastmix.all import *
@@ -40,6 +40,30 @@ class Wrong(Confused):
         said,true,other = self.pick(pred, y)
         return torch.where(true!=other, (said!=true).float(), torch.nan)
 
+class AlternatingDL(InMemoryDL):
+    "Single images, each flipped in every other epoch, half of them in the first (Jordan 2024)"
+    epoch = 0
+    @cached_property
+    def turns(self):
+        "1 for images that are flipped in epochs of even numbers, 0 for the others"
+        n,g = len(self.dataset),torch.Generator().manual_seed(0)
+        return torch.randint(2, (n,), generator=g).to(self.data[0].device)
+
+    def stacked(self, idx):
+        x,y = super().stacked(idx)
+        flip = (self.turns[idx]+self.epoch)%2==1
+        return torch.where(flip.view(-1, 1, 1, 1), x.flip(-1), x),y
+
+class TellEpoch(Callback):
+    "Tell the training loader in which epoch it is"
+    def before_train(self): self.dls.train.epoch = self.epoch
+
+def norm_biases(model):
+    "Parameter groups: the biases of batch norm, and the rest"
+    biases = L(m.bias for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    ids = {id(p) for p in biases}
+    return L(biases, L(p for p in model.parameters() if id(p) not in ids))
+
 class BatchMixupC(MixupC):
     "One λ for each batch in training; at evaluation one per sample, as few batches would be few draws of λ"
     def before_train(self): self.per = 'batch'
@@ -59,11 +83,14 @@ def balanced(
     nth = pd.Series(y.cpu().numpy()[p]).groupby(y.cpu().numpy()[p]).cumcount()
     return tensor(p[np.argsort(nth, kind='stable')])
 
-def part(like, dl, idx, bs):
-    "The images `idx` of `dl` in a loader like `like`"
+def part(like, dl, idx, bs, alternate=False):
+    "The images `idx` of `dl` in a loader like `like`, or one that flips them in turn"
     split = like.dataset.split_idx
     ds = Datasets(tls=[tl._new(tl._get(idx.tolist()), split_idx=split) for tl in dl.dataset.tls], n_inp=dl.dataset.n_inp)
-    return like.new(ds, cls=InMemoryDL, data=tuple(t[idx.to(t.device)] for t in dl.data), bs=bs)
+    kw = dict(data=tuple(t[idx.to(t.device)] for t in dl.data), bs=bs)
+    if not alternate: return like.new(ds, cls=InMemoryDL, **kw)
+    tfms = [PadCrop(f.pad, flip=False) if isinstance(f, PadCrop) else f for f in like.after_batch.fs]
+    return like.new(ds, cls=AlternatingDL, after_batch=tfms, **kw)
 
 def loaders(
     s:dict, # Settings
@@ -78,20 +105,22 @@ def loaders(
     if test: dl,idx = dls.valid,balanced(dls.valid.data[1])
     else: dl,idx = dls.train,order[-held:]
     p = torch.randperm(len(idx), generator=torch.Generator().manual_seed(0)) # mixing needs all classes in a batch
-    both = part(dls.train, dls.train, train, s['bs']),part(dls.valid, dl, idx[p][:n], 500)
-    return MultiSampleDataLoaders(*both, device=dls.device)
+    train_dl = part(dls.train, dls.train, train, s['bs'], s.get('alternate'))
+    return MultiSampleDataLoaders(train_dl, part(dls.valid, dl, idx[p][:n], 500), device=dls.device)
 
 def mixing(s):
     "The callback that the settings ask for; it mixes at evaluation too, where it blends or scales images"
     kw = dict(seed=s['seed'], per=s.get('per') or 'sample')
     m,r = s['method'],s.get('r')
+    if s.get('fade') is not None: kw['when'] = partial(fade, start=s['fade'])
+    if s.get('until') is not None: kw['when'] = partial(until, end=s['until'])
     if m=='mixup_c':
         names = 'n_samples','lam_x','lam_l','random_label','same','repeats'
         kw.update({k:s[k] for k in names if s.get(k) is not None}, mix_valid=s.get('lam_x') is not None)
-        if s.get('fade') is not None: kw['when'] = partial(fade, start=s['fade'])
         return BatchMixupC(**kw) if s.get('per')=='batch' else MixupC(**kw)
     if m=='mixup_xl': return MixupXL(r, r, mix_valid=True, **kw)
     if m=='erm': return None
+    if m=='mixup_cutmix': return MixChoice(Mixup(r, **kw), CutMixup(r, **kw), seed=s['seed'])
     return dict(mixup=Mixup, mixup_x=MixupX, mixup_l=MixupL)[m](r, mix_valid=True, **kw)
 
 def computed_in(
@@ -107,12 +136,19 @@ def learner(s, dls, compile=False):
     arch = partial(cifar_resnet, s['depth'], width=s.get('width') or 1)
     kw = dict(arch=arch, lr=s['lr'], precision=computed_in(s['precision']), compile=compile,
               opt_func=opt)
-    if mix is None: return mixup_learner(dls, **kw)
+    if s.get('bias_lr'): kw['splitter'] = norm_biases
+    if mix is None: return mixup_learner(dls, cbs=TellEpoch(), **kw)
     one = [First(0), Top2(), Top2All(), Both()]
     if n==1: return mixup_learner(dls, mix, metrics=one, **kw)
     if s.get('n_heads')==1: return mixup_c_learner(dls, n, n_heads=1, cbs=mix, metrics=one, **kw)
     per_head = [f(i) for f in (HeadAccuracy,Confused,Wrong) for i in range(n)]
     return mixup_c_learner(dls, n, cbs=mix, metrics=[*per_head, Top2(), Top2All(), Both()], **kw)
+
+def schedule(learn, s):
+    "What trains for a number of epochs: the paper's schedule, or fastai's one cycle"
+    if not s.get('one_cycle'): return learn.fit
+    lr = [s['lr']*s['bias_lr'], s['lr']] if s.get('bias_lr') else s['lr']
+    return partial(learn.fit_one_cycle, lr_max=lr)
 
 def checkpoints(folder, s):
     "Go on where an interrupted run stopped"
@@ -139,12 +175,15 @@ def calibration(
 def single(
     learn:Learner, # Of any number of slots
     dl, # Loader of single images
-    scale:float=1. # What the images are multiplied with, for slots that were trained on scaled ones
+    scale:float=1., # What the images are multiplied with, for slots that were trained on scaled ones
+    mirror:bool=False # Whether to average with the answers to the mirror images
 )->dict:
     "Judge a network by single images: the same one in every slot, the heads' probabilities averaged (table 1)"
     m,ps,ys = learn.model.eval(),[],[]
     for x,y in dl:
-        p = m(*[x.as_subclass(Tensor)*scale]*m.n_samples).float().softmax(-1)
+        x = x.as_subclass(Tensor)*scale
+        seen = [x, x.flip(-1)] if mirror else [x]
+        p = torch.stack([m(*[o]*m.n_samples).float().softmax(-1) for o in seen]).mean(0)
         ps.append(p.mean(1) if p.ndim==3 else p)
         ys.append(y.as_subclass(Tensor))
     return calibration(torch.cat(ps).cpu(), torch.cat(ys).cpu())
@@ -161,7 +200,7 @@ def train(
     set_seed(s['seed'], reproducible=True)
     n_loaded = 1 if s.get('repeats') else n # slots that are filled within a batch
     learn = learner(s, loaders(s, n_loaded, s.get('n_curve')), compile)
-    curves = dict(train=fit(learn, learn.fit, s['epochs'], checkpoints(folder/'train', s)))
+    curves = dict(train=fit(learn, schedule(learn, s), s['epochs'], checkpoints(folder/'train', s)))
     trained = time.time()
     add('', {k:v[-1] for k,v in curves['train'].items() if k.startswith('train_')})
     if s['method']!='erm':
@@ -170,6 +209,7 @@ def train(
     scale = 1/n if s.get('lam_x') is not None else 1
     ones = loaders(s, 1).valid
     add('single_', single(learn, ones, scale))
+    add('mirrored_', single(learn, ones, scale, mirror=True)) # of the network in the end
     seconds = dict(train=trained-start)
     if s.get('ft_epochs'):
         tuned = learn.to_single(precision=computed_in(s['precision']), compile=compile, opt_func=learn.opt_func)
@@ -180,6 +220,7 @@ def train(
         curves['tune'] = fit(tuned, more, s['ft_epochs'], checkpoints(folder/'tune', s))
         seconds['tune'] = time.time()-t
         add('tuned_', single(tuned, ones))
+        add('mirrored_', single(tuned, ones, mirror=True))
     seconds['all'] = time.time()-start
     half = getattr(learn, 'mixed_precision', None)
     precision = 'fp32' if half is None else getattr(half.amp_mode, 'value', half.amp_mode)
