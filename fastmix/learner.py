@@ -378,8 +378,13 @@ def to_single(self:Learner,
     kwargs = dict(loss_func=loss_of_one(self), path=self.path) | kwargs
     if len(dls.train_ds): return mixup_learner(dls, arch=model, **kwargs)
     # `load_learner` brings no data to look at
+    check_keywords(kwargs, signature(mixup_learner).parameters, 'to_single')
     trained_as = dict(opt_func=self.opt_func, lr=self.lr, cbs=StepDecay(), splitter=slot_groups)
-    return MixupLearner(dls, model, **trained_as | kwargs)
+    precision,compile = kwargs.pop('precision', None),kwargs.pop('compile', False)
+    learn = MixupLearner(dls, model, **trained_as | kwargs)
+    if precision: set_precision(learn, precision)
+    if compile: compile_model(learn.model, learn.dls.device)
+    return learn
 
 # %% ../nbs/14_learner.ipynb #70f5bd31
 @patch

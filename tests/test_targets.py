@@ -281,3 +281,14 @@ def test_a_plain_learner_of_fastai(cb, tmp_path):
         single = load_learner(tmp_path/'l.pkl').to_single()
         single.remove_cb(ProgressCallback)
         torch.testing.assert_close(single.predict(images[0])[2], l.predict(images[0])[2])
+
+def test_keywords_of_to_single_without_data(tmp_path):
+    learn = mixup_c_learner(digits_dls(size=8), arch=partial(cifar_resnet, 8), path=tmp_path)
+    learn.export('l.pkl')
+    loaded = load_learner(tmp_path/'l.pkl')
+    single = loaded.to_single(precision='bf16', compile=True, lr=.02)
+    assert single.mixed_precision.settings()==dict(amp_mode='bf16') and single.lr==.02
+    assert single.model._compiled_call_impl is not None
+    assert not hasattr(loaded.to_single(), 'mixed_precision')
+    with pytest.raises(ValueError, match="precison='bf16': expected a keyword of to_single, such as precision"):
+        loaded.to_single(precison='bf16')
