@@ -145,7 +145,10 @@ def _families(scale, seed):
             'repeats 2': heads(scale, seed, **twice),
             'same .3, repeats 2': heads(scale, seed, same=.3, **twice),
             'width 2': heads(scale, seed, width=2),
-            'width 2, half the epochs': heads(scale, seed, width=2, epochs=epochs)}
+            'width 2, half the epochs': heads(scale, seed, width=2, epochs=epochs),
+            # As one head won there, at scale `mid`: 76 and 47 % per slot
+            'width 2, half the epochs, same .6, fading':
+                heads(scale, seed, width=2, epochs=epochs, same=.6, fade=0)}
 
 def two_heads(scale):
     "Variants of mixup-C, with their cost as a multiple of its own"
