@@ -108,5 +108,7 @@ def against_rate(
         short = nm.replace('ResNet-', '').replace(', 2 slots', '')
         ax.annotate(short, (o.rate,100*o.slot_acc), (4,4), textcoords='offset points', fontsize=8)
     ax.set(xscale='log', xlabel='images per second', ylabel=f'accuracy per image, %, scale {scale}')
+    ax.xaxis.set_major_formatter('{x:,.0f}')
+    ax.xaxis.set_minor_formatter('{x:,.0f}')
     ax.grid(alpha=.3, which='both')
     ax.legend(title='ResNet of depth …', fontsize=8)
