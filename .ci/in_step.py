@@ -1,4 +1,4 @@
-"Fail where `fastmix/` is not what nbdev exports from `nbs/`, or where a notebook was not cleaned"
+"Fail where `fastmix/` is not what nbdev exports from `nbs/`, where a notebook was not cleaned, or its outputs name a machine's paths"
 import filecmp, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
@@ -16,4 +16,7 @@ with tempfile.TemporaryDirectory() as tmp:
 if changed or missing:
     names = ', '.join(map(str, sorted(changed+missing)))
     sys.exit(f'out of step: {names}; run nbdev-export and nbdev-clean')
+named = [p.name for p in (root/'nbs').glob('*.ipynb') if 'site-packages' in p.read_text()]
+if named: # a warning brought it there
+    sys.exit(f'outputs name paths of a machine: {named}; run them again with PYTHONWARNINGS=ignore')
 print('fastmix/ and nbs/: in step')

@@ -192,6 +192,8 @@ def _recipes(scale, seed, evaluate):
             'mixup-X, fine-tuned': run(scale, seed, 'mixup_x', r=.5, **short),
             'mixup-C, fine-tuned': heads(scale, seed, **short)}
 
+def is_erm(name): return name.startswith('ERM') # of a candidate
+
 def recipe(scale):
     "Candidates on held-out training images"
     return [(dict(net=nm, seed=0), s) for nm,s in _recipes(scale, 0, 'held_out').items()]
@@ -202,9 +204,9 @@ def recipe_test(scale, done=None):
     lines = {tag['net']: (done or {}).get(key(s)) for tag,s in recipe(scale)}
     if not all(lines.values()): return []
     order = sorted(lines, key=lambda nm: -final_accuracy(lines[nm]))
-    best = {nm.startswith('ERM'): nm for nm in reversed(order)}
+    best = [next(nm for nm in order if is_erm(nm)==erm) for erm in (False,True)]
     return [(dict(net=nm, seed=i), _recipes(scale, i, 'test')[nm])
-            for nm in order if nm in best.values() for i in _seeds(scale)]
+            for nm in sorted(best, key=order.index) for i in _seeds(scale)]
 
 # In the order in which they are run: what matters most first
 claims = dict(table1=table1, fig4=fig4, fig5=fig5, fig2=fig2, fig6=fig6, gradient=gradient,

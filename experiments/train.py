@@ -209,7 +209,6 @@ def train(
     scale = 1/n if s.get('lam_x') is not None else 1
     ones = loaders(s, 1).valid
     add('single_', single(learn, ones, scale))
-    add('mirrored_', single(learn, ones, scale, mirror=True)) # of the network in the end
     seconds = dict(train=trained-start)
     if s.get('ft_epochs'):
         tuned = learn.to_single(precision=computed_in(s['precision']), compile=compile, opt_func=learn.opt_func)
@@ -220,7 +219,8 @@ def train(
         curves['tune'] = fit(tuned, more, s['ft_epochs'], checkpoints(folder/'tune', s))
         seconds['tune'] = time.time()-t
         add('tuned_', single(tuned, ones))
-        add('mirrored_', single(tuned, ones, mirror=True))
+    final = (tuned,1) if s.get('ft_epochs') else (learn,scale)
+    figures['mirrored_acc'] = plain(single(final[0], ones, final[1], mirror=True)['acc'])
     seconds['all'] = time.time()-start
     half = getattr(learn, 'mixed_precision', None)
     precision = 'fp32' if half is None else getattr(half.amp_mode, 'value', half.amp_mode)

@@ -115,7 +115,7 @@ def recipe(df):
     "Test accuracy of the recipe that was chosen, of the best mixed one, and of the best of ERM"
     df = df[df.evaluate=='test']
     nets = list(dict.fromkeys(df.net)) or ['none']
-    of = {nm.startswith('ERM'): final(df, nm) for nm in nets}
+    of = {runs.is_erm(nm): final(df, nm) for nm in nets}
     none = pd.Series(dtype=float)
     return final(df, nets[0]),of.get(False, none),of.get(True, none)
 
