@@ -134,7 +134,8 @@ def _cost(s):
 
 def _families(scale, seed):
     "What may help two heads"
-    epochs,bs = [scales[scale][k]//2 for k in ('epochs','bs')]
+    whole = scales[scale]['epochs']
+    epochs,bs = whole//2,scales[scale]['bs']//2
     # Half the images a step in two rows each, for half the epochs: as many steps of as many rows
     twice = dict(repeats=2, bs=bs, epochs=epochs)
     return {'ERM': run(scale, seed, 'erm'),
@@ -148,7 +149,11 @@ def _families(scale, seed):
             'width 2, half the epochs': heads(scale, seed, width=2, epochs=epochs),
             # As one head won there, at scale `mid`: 76 and 47 % per slot
             'width 2, half the epochs, same .6, fading':
-                heads(scale, seed, width=2, epochs=epochs, same=.6, fade=0)}
+                heads(scale, seed, width=2, epochs=epochs, same=.6, fade=0),
+            'norm': heads(scale, seed, norm=2),
+            'width 2, half the epochs, norm': heads(scale, seed, width=2, epochs=epochs, norm=2),
+            # What the same cost as that of the double width buys without anything new
+            'twice the epochs': heads(scale, seed, epochs=2*whole)}
 
 def two_heads(scale):
     "Variants of mixup-C, with their cost as a multiple of its own"

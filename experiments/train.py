@@ -130,6 +130,15 @@ def computed_in(
     emulates = default_device().type=='cpu' and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return 'fp32' if precision=='bf16' and emulates else precision
 
+class NormLoss(HeadsLoss):
+    "A norm of the heads' losses, not their sum: a head that falls behind counts more"
+    def __init__(self, func, n, p): # `p`: 1 is the sum, infinity the worst head alone
+        super().__init__(func, n)
+        self.p = p
+    def __call__(self, pred, *ys):
+        each = torch.stack([self.func(p, y) for p,y in zip(self.heads(pred), ys)])
+        return each.norm(self.p)*len(each)**(1-1/self.p) # the sum, where they are equal
+
 def learner(s, dls, compile=False):
     mix,n = mixing(s),s.get('n_samples') or 1
     opt = nesterov_sgd if s.get('wd') is None else partial(nesterov_sgd, weight_decay=s['wd'])
@@ -142,7 +151,9 @@ def learner(s, dls, compile=False):
     if n==1: return mixup_learner(dls, mix, metrics=one, **kw)
     if s.get('n_heads')==1: return mixup_c_learner(dls, n, n_heads=1, cbs=mix, metrics=one, **kw)
     per_head = [f(i) for f in (HeadAccuracy,Confused,Wrong) for i in range(n)]
-    return mixup_c_learner(dls, n, cbs=mix, metrics=[*per_head, Top2(), Top2All(), Both()], **kw)
+    learn = mixup_c_learner(dls, n, cbs=mix, metrics=[*per_head, Top2(), Top2All(), Both()], **kw)
+    if s.get('norm'): learn.loss_func = NormLoss(learn.loss_func.func, n, s['norm'])
+    return learn
 
 def schedule(learn, s):
     "What trains for a number of epochs: the paper's schedule, or fastai's one cycle"

@@ -143,7 +143,7 @@ def slot_gain(df, net):
 def best_gain(df, cost=2):
     "That of the variant which gains most on average, among those of at most this cost"
     tried = df[(df.cost<=cost) & ~df.diverged].net
-    nets = dict.fromkeys(tried[~tried.isin(('ERM','mixup-C'))])
+    nets = dict.fromkeys(tried[tried.isin(variants)])
     gains = pd.DataFrame({nm: slot_gain(df, nm) for nm in nets}).dropna()
     return gains[gains.mean().idxmax()] if len(gains) else pd.Series(dtype=float)
 
@@ -158,7 +158,8 @@ wins = ('at least 5 seeds; on test pairs the worse head is under 15% and the bet
         '(does not hold: in at most 20%)')
 two_slots = [f'ResNet-{d}, 2 slots{wide}' for wide in ('',', width 2') for d in (20,32)]
 variants = ('same .3','same .6','same .6, fading','repeats 2','same .3, repeats 2','width 2',
-            'width 2, half the epochs','width 2, half the epochs, same .6, fading')
+            'width 2, half the epochs','width 2, half the epochs, same .6, fading','norm',
+            'width 2, half the epochs, norm')
 rises = 'a straight line through {} Top2 over R rises by more than 1 point from R=0 to R=.5'
 
 rules = [

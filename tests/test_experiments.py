@@ -4,8 +4,8 @@ import numpy as np, pandas as pd, pytest
 from experiments import backbone, cli, plots, report, results, runs, train, verdicts
 from experiments.verdicts import FAILS, HOLDS, NONE, OPEN
 import fastmix.all
-from fastai.vision.all import Callback, IntToFloatTensor, nn, risinstance, tensor, torch
-from fastmix.all import CutMixup, MixChoice, Mixup, PadCrop
+from fastai.vision.all import Callback, F, IntToFloatTensor, nn, risinstance, tensor, torch
+from fastmix.all import CutMixup, HeadsLoss, MixChoice, Mixup, PadCrop
 from torch.utils.flop_counter import FlopCounterMode
 
 fork = multiprocessing.get_context('fork')
@@ -136,12 +136,20 @@ def test_what_is_beyond_the_paper_shares_its_runs():
     assert family['ERM']==pace['ResNet-20']==table1['ERM']
     assert family['mixup-C']==pace['ResNet-20, 2 slots']==table1['mixup-C']
     assert family['width 2']==pace['ResNet-20, 2 slots, width 2']
-    assert len({*pace.values(), *family.values()})==10+10-3 # three are in both
+    assert len({*pace.values(), *family.values()})==10+13-3 # three are in both
     assert not {'throughput','two_heads'} & set(runs.not_in_all['mid'])
+
+def test_a_norm_of_the_losses_favours_the_head_that_falls_behind():
+    pred,ys = torch.randn(5,2,3),[torch.tensor([0,1,2,0,1]),torch.tensor([2,0,1,1,0])]
+    each = torch.stack([F.cross_entropy(pred[:,i], y) for i,y in enumerate(ys)])
+    def loss(p): return train.NormLoss(F.cross_entropy, 2, p)(pred, *ys)
+    torch.testing.assert_close(loss(1), each.sum())
+    torch.testing.assert_close(loss(2), (2*(each**2).sum())**.5)
+    torch.testing.assert_close(loss(math.inf), 2*each.max())
 
 def test_costs_are_multiples_of_mixup_c():
     cost = {t['net']:t['cost'] for t,_ in runs.two_heads('mid')}
-    assert cost.pop('width 2')==4
+    assert cost.pop('width 2')==4 and cost.pop('twice the epochs')==2
     assert {cost.pop(nm) for nm in list(cost) if nm.startswith('width 2, half the epochs')}=={2}
     assert set(cost.values())=={1}
     x = [torch.zeros(1,3,32,32)]*2
@@ -160,6 +168,7 @@ def test_the_settings_reach_network_and_callback():
     learn,cb = made(same=.6, fade=0)
     assert (cb.same,cb.repeats)==(.6,1) and [cb.when(i, 4) for i in range(4)]==[1,.75,.5,.25]
     plain_size = sum(p.numel() for p in learn.model.parameters())
+    assert type(learn.loss_func) is HeadsLoss and made(norm=2)[0].loss_func.p==2
     learn,cb = made(same=.3, repeats=2, width=2)
     assert (cb.same,cb.repeats,cb.when)==(.3,2,None)
     assert 3.5<sum(p.numel() for p in learn.model.parameters())/plain_size<4
@@ -449,7 +458,7 @@ def test_the_findings_speak_of_these_verdicts():
         came[r['claim']] = came.get(r['claim'], '') + letter[v]
     assert came==dict(table1=12*'+'+6*'-'+'-?', fig4='??+??', fig5='--', fig5_batch='--', fig2='??', fig6='++',
                       fig1='+-+?' '+-++' '--?-', gradient='??', recipe='000',
-                      throughput='?000', two_heads='0000000?0')
+                      throughput='?000', two_heads='0000000?000')
 
 def test_a_scale_with_all_its_runs_comes_first():
     def lines(scale, n): return {k:dict(figures={}) for k in list(runs.runs_of('table1', scale))[:n]}
