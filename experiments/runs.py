@@ -150,6 +150,8 @@ def _families(scale, seed):
             # As one head won there, at scale `mid`: 76 and 47 % per slot
             'width 2, half the epochs, same .6, fading':
                 heads(scale, seed, width=2, epochs=epochs, same=.6, fade=0),
+            'patches': heads(scale, seed, patch=.5), # as Ramé et al. 2021 draw them
+            'patches, fading': heads(scale, seed, patch=1, fade=0),
             'norm': heads(scale, seed, norm=2),
             'width 2, half the epochs, norm': heads(scale, seed, width=2, epochs=epochs, norm=2),
             # What the same cost as that of the double width buys without anything new

@@ -1,10 +1,12 @@
 "One run: settings in, figures and curves out"
 import platform, subprocess, time
+from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from fastai.vision.all import *
 import fastmix, fastmix.all
 from fastmix.all import *
 from fastmix.callback import MixBase
+from fastmix.core import box_mask, draw_weights
 from fastmix.memory import InMemoryDL
 from fastmix.metrics import MixMetric, predicted
 from fastmix.models import cifar_resnet
@@ -69,6 +71,26 @@ class BatchMixupC(MixupC):
     def before_train(self): self.per = 'batch'
     def before_validate(self): self.per = 'sample'
 
+class PatchMixupC(MixupC):
+    "In some rows the two slots share the picture, each image seen in its part of it (MixMo, Ramé et al. 2021)"
+    def __init__(self, patch, **kwargs): # `patch`: probability that a row is one of these
+        super().__init__(**kwargs)
+        self.patch = patch
+
+    def mix_batch(self, xb, yb, g, strength=1.):
+        xb,yb,mixed = super().mix_batch(xb, yb, g, strength)
+        if not self.training: return xb,yb,mixed
+        bs,size,rng = len(xb[0]),xb[0].shape[2:],g(6)
+        area = draw_weights(torch.distributions.Beta(2., 2.), bs, 2, rng)[:,1]
+        row,column,swap,chance = torch.rand(4, bs, generator=rng, device=rng.device)
+        centre = (torch.stack([row,column], 1)*tensor(size, device=rng.device)).long()
+        box = box_mask(centre, area, size) ^ (swap<.5)[:,None,None] # either slot may have the box
+        share = torch.stack([~box,box], 1).flatten(2).float().mean(2)
+        w,cut = share**(1/3),chance<self.patch*strength # the paper's r=3
+        w_l = torch.where(cut[:,None], 2*w/w.sum(1, keepdim=True), 1.)
+        seen = [torch.where(cut[:,None,None], 2*o, 1)[:,None] for o in (~box,box)] # a sum's brightness
+        return tuple(x*o for x,o in zip(xb, seen)),yb,replace(mixed, w_l=w_l)
+
 @lru_cache
 def images(data, n_samples):
     "All images, in loaders of `n_samples` slots"
@@ -117,6 +139,7 @@ def mixing(s):
     if m=='mixup_c':
         names = 'n_samples','lam_x','lam_l','random_label','same','repeats'
         kw.update({k:s[k] for k in names if s.get(k) is not None}, mix_valid=s.get('lam_x') is not None)
+        if s.get('patch'): return PatchMixupC(s['patch'], **kw)
         return BatchMixupC(**kw) if s.get('per')=='batch' else MixupC(**kw)
     if m=='mixup_xl': return MixupXL(r, r, mix_valid=True, **kw)
     if m=='erm': return None

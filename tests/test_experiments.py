@@ -136,7 +136,7 @@ def test_what_is_beyond_the_paper_shares_its_runs():
     assert family['ERM']==pace['ResNet-20']==table1['ERM']
     assert family['mixup-C']==pace['ResNet-20, 2 slots']==table1['mixup-C']
     assert family['width 2']==pace['ResNet-20, 2 slots, width 2']
-    assert len({*pace.values(), *family.values()})==10+13-3 # three are in both
+    assert len({*pace.values(), *family.values()})==10+15-3 # three are in both
     assert not {'throughput','two_heads'} & set(runs.not_in_all['mid'])
 
 def test_a_norm_of_the_losses_favours_the_head_that_falls_behind():
@@ -146,6 +146,24 @@ def test_a_norm_of_the_losses_favours_the_head_that_falls_behind():
     torch.testing.assert_close(loss(1), each.sum())
     torch.testing.assert_close(loss(2), (2*(each**2).sum())**.5)
     torch.testing.assert_close(loss(math.inf), 2*each.max())
+
+def test_two_slots_share_the_picture():
+    cb,bs = train.PatchMixupC(1., seed=0),200
+    cb.learn = type('L', (), dict(training=True))
+    x,y = [torch.ones(bs,3,16,16), 3*torch.ones(bs,3,16,16)],[torch.zeros(bs).long()]*2
+    def mixed(strength, patch=1.):
+        cb.patch = patch
+        def g(purpose): return torch.Generator().manual_seed(purpose)
+        return cb.mix_batch(tuple(x), tuple(y), g, strength)
+    (a,b),_,m = mixed(1.)
+    assert ((a==0) ^ (b==0)).all() and set(a.unique().tolist())=={0,2} and set(b.unique().tolist())=={0,6}
+    share = torch.stack([a/2,b/6], 1).mean((2,3,4))
+    torch.testing.assert_close(m.w_l, 2*share**(1/3)/(share**(1/3)).sum(1, keepdim=True))
+    assert abs(share.mean(0)[0]-.5)<.05 and share.std(0).min()>.1 # neither slot has the larger part
+    (a,b),_,m = mixed(.5)
+    whole = (a!=0).all((1,2,3)) & (b!=0).all((1,2,3))
+    assert .35<whole.float().mean()<.65 and (m.w_l[whole]==1).all()
+    assert mixed(1., 0.)[0][0].equal(x[0]) and mixed(1., 0.)[0][1].equal(x[1])
 
 def test_costs_are_multiples_of_mixup_c():
     cost = {t['net']:t['cost'] for t,_ in runs.two_heads('mid')}
@@ -168,6 +186,8 @@ def test_the_settings_reach_network_and_callback():
     learn,cb = made(same=.6, fade=0)
     assert (cb.same,cb.repeats)==(.6,1) and [cb.when(i, 4) for i in range(4)]==[1,.75,.5,.25]
     plain_size = sum(p.numel() for p in learn.model.parameters())
+    cut = train.learner(runs.heads('smoke', 0, patch=.5), learn.dls).cbs
+    assert [cb.patch for cb in cut if isinstance(cb, train.PatchMixupC)]==[.5]
     assert type(learn.loss_func) is HeadsLoss and made(norm=2)[0].loss_func.p==2
     learn,cb = made(same=.3, repeats=2, width=2)
     assert (cb.same,cb.repeats,cb.when)==(.3,2,None)
@@ -458,7 +478,7 @@ def test_the_findings_speak_of_these_verdicts():
         came[r['claim']] = came.get(r['claim'], '') + letter[v]
     assert came==dict(table1=12*'+'+6*'-'+'-?', fig4='??+??', fig5='--', fig5_batch='--', fig2='??', fig6='++',
                       fig1='+-+?' '+-++' '--?-', gradient='??', recipe='000',
-                      throughput='?000', two_heads='0000000?000')
+                      throughput='?000', two_heads='0000000?00000')
 
 def test_a_scale_with_all_its_runs_comes_first():
     def lines(scale, n): return {k:dict(figures={}) for k in list(runs.runs_of('table1', scale))[:n]}
