@@ -35,7 +35,7 @@ findings = dict(
     table1='In a short training (scale `cpu`) fine-tuning on single images helps every mixed network more than the same extra '
            'epochs help ERM, by 2.4 to 7.7 points, but none of them reaches ERM, and X, L and C do not come in the order of '
            'the paper. In a long training of few images (scale `mid`, one or two seeds so far, which decide nothing) mixup and one-softmax '
-           'mixup-C end 1.0 and .9 points above ERM, and X, L, XL and two-headed C end 1.1, 2.3, 2.1 and 2.8 points below it.',
+           'mixup-C end .6 and .9 points above ERM, and X, L, XL and two-headed C end 1.1, 2.3, 2.1 and 2.8 points below it.',
     fig4='At scale `cpu` each head learns to look at its own slot: it names the other slot\'s class no more often than errors at random would '
          '(5.9 against 6.0%). Whether both heads are equally good is not decided, as they differ by 3.5 points in a run on average; in the '
          'two runs of scale `mid` so far by .8 and 7.0 points.',
@@ -43,8 +43,8 @@ findings = dict(
          'or the losses. Both heads of every run end between 33 and 48% at scale `cpu`.',
     fig5_batch='One λ for the whole batch makes no winner either. Both heads of every run end between 29 and 48%.',
     fig2='Two concatenated images are not told apart better than two added ones: both classes are named for 11.1 and 10.7% of the '
-         'test mixtures in a short training, a difference that is not decided. In a long one (scale `mid`, one seed) '
-         'they are named for 16.3 and 16.6%, far from the 70% of the paper.',
+         'test mixtures in a short training, a difference that is not decided. In a long one (scale `mid`, two seeds) '
+         'they are named for 16.6% by both, far from the 70% of the paper.',
     fig6='At scale `cpu` the head with random labels stays at chance (10.0%), as it must. The other head does far better than beside a '
          'second task (65.3 against 46.4%), and nearly as well as ERM (68.0%): two tasks compete for one trunk.',
     fig1='At scale `cpu`, Top2 on test mixtures grows with R for mixup, mixup-X and mixup-XL, by 2.7 to 7.8 points, and falls for mixup-L. '
@@ -57,7 +57,7 @@ findings = dict(
     speed='A forward pass of two, three and four slots classifies 1.92, 2.98 and 4.60 times as many images per second as one of a '
           'single slot. Loading and decoding images is not counted.',
     calibration='In a short training fine-tuning improves the calibration of every mixed network, of X and XL most of all (from 16 and '
-                '15% to 3%). In a long one (scale `mid`, one or two seeds) the expected calibration error before fine-tuning is 12.3% '
+                '15% to 3%). In a long one (scale `mid`, two seeds) the expected calibration error before fine-tuning is 12.3% '
                 'for ERM, 6.6% for mixup and 1.7% for mixup-C.',
     recipe='Not run yet, so nothing is known of a recipe that is better than the paper\'s.',
     throughput='In a long training of few images (scale `mid`, one seed) it is not: a ResNet-8 for single images names 76.2% and answers for '
