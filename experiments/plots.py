@@ -21,9 +21,9 @@ def over_r(
     scale:str # One of `runs.scales`
 ):
     "Figure 1: accuracy of the last epoch over R, with the ceilings of Top2"
-    if not ran('fig1', scale, done): return
-    fig,axs = plt.subplots(2, 2, figsize=(8,6.6), sharex=True, sharey=True, layout='constrained')
     df = frame('fig1', scale, done)
+    if df[df.run].r.nunique()<2: return
+    fig,axs = plt.subplots(2, 2, figsize=(8,6.6), sharex=True, sharey=True, layout='constrained')
     cols = dict(train_top2=('Top2, training','C0--'), top2=('Top2, test','C0-'),
                 train_top2_all=('Top2All, training','C1--'), top2_all=('Top2All, test','C1-'))
     for ax,nm in zip(axs.flat, runs.rules):

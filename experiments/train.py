@@ -276,14 +276,14 @@ def speed(
         net = net.to(device, memory_format=torch.channels_last)
         n = net.n_samples
         calls.append(partial(net, *torch.randn(n, images//n, n_in, size, size, device=device)))
-    half = s['precision']=='bf16' or (s['precision']=='auto' and device.type=='cuda')
+    half = computed_in(s['precision'])=='bf16' or (s['precision']=='auto' and device.type=='cuda')
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
         rate = images/tensor(interleaved(calls, rounds, device=device)) # [rounds,len(nets)]
     cols = dict(images_per_s=rate, ratio=rate/rate[:,:1])
     figures = dict(images=images)
     for k,r in cols.items():
         figures.update({f'{k}_{n}': plain(v) for n,v in zip(nets, r.median(0).values)})
-    return dict(figures=figures, curves={}, seconds={})
+    return dict(figures=figures, curves={}, seconds={}, precision='bf16' if half else 'fp32')
 
 @lru_cache # as they are when it is first called: the code that is loaded, whatever is committed meanwhile
 def provenance()->dict: # Code, libraries and machine
