@@ -5,17 +5,7 @@ import fastmix.models
 from fastmix.all import *
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1])) # where `experiments` lies
-from experiments.timing import interleaved
-
-def throughput(arch, ns, images, size, rounds, device):
-    "Medians of images per second of each N, all timed in every round, and of the ratio to N = 1"
-    calls = []
-    for n in ns:
-        net = arch(10, n_samples=n).eval().to(device)
-        calls.append(partial(net, *torch.randn(n, images//n, 3, size, size, device=device)))
-    with torch.no_grad(): seconds = tensor(interleaved(calls, rounds, device=device))
-    rate = tensor([images//n*n for n in ns])/seconds # [rounds, len(ns)]
-    return rate.median(0).values, (rate/rate[:,:1]).median(0).values
+from experiments.timing import images_per_s
 
 def accuracy_of(n, seed, epochs, depth, size):
     "Accuracy on 360 held-out digits: `n` different images at once, the same image in every slot"
@@ -33,7 +23,8 @@ if __name__=='__main__':
     p = argparse.ArgumentParser(description=__doc__)
     archs = ['resnet20','resnet32','resnet44','resnet56','resnet110']
     p.add_argument('--arch', default='resnet56', choices=archs)
-    p.add_argument('--images', type=int, default=240, help='images in flight, shared by the slots')
+    p.add_argument('--batch-sizes', type=int, nargs='+', default=[30,60,120,240],
+                   help='each N is timed at all of them, and its fastest counts')
     p.add_argument('--size', type=int, default=32)
     p.add_argument('--rounds', type=int, default=15)
     p.add_argument('--device', default=str(default_device()))
@@ -43,10 +34,13 @@ if __name__=='__main__':
     a = p.parse_args()
     ns,device = (1,2,3,4),torch.device(a.device)
     arch = getattr(fastmix.models, a.arch)
-    per_s,ratio = throughput(arch, ns, a.images, a.size, a.rounds, device)
-    print(f'{a.arch}, {a.size}x{a.size}, {a.images} images in flight, {device}, '
-          f'{torch.get_num_threads()} threads, fp32, median of {a.rounds} rounds')
-    for n,s,r in zip(ns, per_s, ratio): print(f'N={n}: {s:8.0f} images/s, {r:.2f} times N=1')
+    nets = [arch(10, n_samples=n).to(device) for n in ns]
+    rate,rows = images_per_s(nets, a.batch_sizes, size=a.size, rounds=a.rounds)
+    print(f'{a.arch}, {a.size}x{a.size}, {device}, {torch.get_num_threads()} threads, fp32, '
+          f'median of {a.rounds} rounds')
+    ratio = rate/rate[:,:1]
+    for n,s,r,b in zip(ns, np.median(rate, 0), np.median(ratio, 0), rows):
+        print(f'N={n}: {s:8.0f} images/s, {r:.2f} times N=1, in batches of {b}')
     if a.accuracy:
         print(f'digits, 8x8, cifar_resnet(8), {a.epochs} epochs, {a.seeds} seeds: '
               'mean (smallest..largest)')

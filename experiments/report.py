@@ -25,7 +25,7 @@ controls = dict(
     gradient='the other rule with the same expected gradient', slots='N = 1, which is ERM', speed='N = 1', calibration='ERM before and after',
     recipe='the best of ERM with the same weight decay and epochs',
     throughput='the single networks. All are timed in turn in one process, forward passes alone, '
-               'and judged before any fine-tuning',
+               'each at the batch size at which it is fastest; they are judged before any fine-tuning',
     two_heads="the paper's mixup-C, and ERM. The cost of training is in multiples of mixup-C's: "
               "images seen times the trunk's multiply-adds")
 
@@ -155,10 +155,10 @@ def speed_table(scale, done):
     (_,s), = runs.speed(scale)
     if runs.key(s) not in done: return pd.DataFrame([dict(runs=NONE)])
     f,device,rows = done[runs.key(s)]['figures'],timed_on(s, done),[]
-    for n in s['ns']:
+    for n in s['nets']:
         per_s,ratio = f[f'images_per_s_{n}'],f[f'ratio_{n}']
         rows.append({'n':n, 'images/s':f'{per_s:.0f}', 'times N=1':f'{ratio:.2f}',
-                     'images in flight':f['images'], 'device':device})
+                     'batch size':f"{f[f'batch_size_{n}']:.0f}", 'device':device})
     return pd.DataFrame(rows)
 
 def which_head(x): return pd.api.types.is_integer_dtype(x) # or else `x` are differences

@@ -21,6 +21,8 @@ n_seeds1 = dict(smoke=1, cpu=1, mid=1, paper=1) # of `throughput` and `two_heads
 ranges = dict(smoke=(0,.3,.5), cpu=(0,.1,.2,.3,.4,.5), mid=(0,.25,.5), paper=(0,.1,.2,.3,.4,.5))
 # Depths of the single networks and of those of two slots, whose throughput is compared
 depths = {sc: ((8,14,20,32,56),(20,32)) for sc in scales} | dict(smoke=((8,),(8,)))
+# At which networks are timed, since every network has a size at which it is fastest
+batch_sizes = dict(smoke=[8,16], cpu=[30,60,120,240], mid=[30,60,120,240], paper=[512,2048,8192])
 rules = {'mixup-X':'mixup_x', 'mixup-L':'mixup_l', 'mixup':'mixup', 'mixup-XL':'mixup_xl'}
 
 def key(
@@ -105,8 +107,12 @@ def slots(scale):
     return res
 
 def speed(scale):
-    shared = {k:scales[scale][k] for k in ('data','depth','precision')}
-    return [({}, dict(kind='speed', ns=[1,2,3,4], **shared))]
+    nets = {str(n): dict(depth=scales[scale]['depth'], n_samples=n) for n in (1,2,3,4)}
+    return [({}, _timing(scale, nets))]
+
+def _timing(scale, nets):
+    shared = {k:scales[scale][k] for k in ('data','precision')}
+    return dict(kind='speed', nets=nets, batch_sizes=batch_sizes[scale], **shared)
 
 def _nets(scale):
     "What the networks of `throughput` are made with, by their names"
@@ -125,8 +131,7 @@ def throughput(scale):
             n,method = net.get('n_samples', 1),'mixup_c' if 'n_samples' in net else 'erm'
             tune = net['depth']==scales[scale]['depth'] # such a run is one of other claims too
             res.append((dict(net=nm, n=n, seed=i), run(scale, i, method, tune=tune, **net)))
-    shared = {k:scales[scale][k] for k in ('data','precision')}
-    return res + [(dict(net='timing', seed=0), dict(kind='speed', nets=_nets(scale), **shared))]
+    return res + [(dict(net='timing', seed=0), _timing(scale, _nets(scale)))]
 
 def _cost(s):
     "Training cost: images seen times the trunk's multiply-adds, which grow with the width squared"

@@ -1,5 +1,6 @@
 "Timing things side by side: a time by itself means nothing on a machine that does other work too"
 import time
+from functools import partial
 import numpy as np, torch
 
 def seconds(
@@ -22,3 +23,21 @@ def interleaved(
     for _ in range(warm_up):
         for f in calls: seconds(f, device)
     return np.array([[seconds(f, device) for f in calls] for _ in range(rounds)])
+
+@torch.no_grad()
+def images_per_s(
+    nets, # Networks, each of any number of slots
+    batch_sizes, # Rows of a batch; a row has an image for each slot
+    n_in:int=3, # Channels of an image
+    size:int=32, # Height and width, in pixels
+    **kwargs
+)->tuple: # Images per second `[rounds, len(nets)]`, and the batch size at which each network is fastest
+    "How many images a forward pass answers for, at the best batch size of each network"
+    device,calls = next(nets[0].parameters()).device,[]
+    for net in nets:
+        net,n = net.eval(),net.n_samples
+        calls += [partial(net, *torch.randn(n, b, n_in, size, size, device=device)) for b in batch_sizes]
+    images = np.array([net.n_samples*np.array(batch_sizes) for net in nets])
+    rate = images/interleaved(calls, device=device, **kwargs).reshape(-1, *images.shape)
+    best = np.median(rate, 0).argmax(1)
+    return rate[:,range(len(nets)),best],np.array(batch_sizes)[best]

@@ -11,7 +11,7 @@ from fastmix.memory import InMemoryDL
 from fastmix.metrics import MixMetric, predicted
 from fastmix.models import cifar_resnet
 from .results import here, processor, source
-from .timing import interleaved
+from .timing import images_per_s
 
 n_held_out = dict(digits=200, cifar10=5000)
 
@@ -261,28 +261,18 @@ def train(
     return dict(figures=figures, curves=curves, seconds={k:round(v, 1) for k,v in seconds.items()}, precision=precision, compile=compile)
 
 def speed(
-    s:dict, # Settings: `nets`, by their names, or `ns` and `depth`; `data`, `precision`
-    images:int=None, # Images in flight, shared by the slots; `None`: 240, or 7,680 to fill a GPU
+    s:dict, # Settings: `nets`, by their names; `batch_sizes`, `data`, `precision`
     rounds:int=15 # All are timed in turn in each, so that a disturbance meets all
-)->dict: # Images per second of each network, and the median ratio to the first
+)->dict: # Images per second of each network, its batch size, and the median ratio to the first
     "How many images a forward pass answers for"
     device = default_device()
-    images = images or (7680 if device.type=='cuda' else 240)
     n_in,size = (1,8) if s['data']=='digits' else (3,32)
-    nets = s.get('nets') or {n: dict(depth=s['depth'], n_samples=n) for n in s['ns']}
-    calls = []
-    for kw in nets.values():
-        net = cifar_resnet(n_in=n_in, **kw).eval()
-        net = net.to(device, memory_format=torch.channels_last)
-        n = net.n_samples
-        calls.append(partial(net, *torch.randn(n, images//n, n_in, size, size, device=device)))
+    nets = [cifar_resnet(n_in=n_in, **kw).to(device, memory_format=torch.channels_last) for kw in s['nets'].values()]
     half = computed_in(s['precision'])=='bf16' or (s['precision']=='auto' and device.type=='cuda')
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
-        rate = images/tensor(interleaved(calls, rounds, device=device)) # [rounds,len(nets)]
-    cols = dict(images_per_s=rate, ratio=rate/rate[:,:1])
-    figures = dict(images=images)
-    for k,r in cols.items():
-        figures.update({f'{k}_{n}': plain(v) for n,v in zip(nets, r.median(0).values)})
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        rate,rows = images_per_s(nets, s['batch_sizes'], n_in, size, rounds=rounds)
+    cols = dict(images_per_s=np.median(rate, 0), ratio=np.median(rate/rate[:,:1], 0), batch_size=rows)
+    figures = {f'{k}_{nm}': plain(v) for k,vs in cols.items() for nm,v in zip(s['nets'], vs)}
     return dict(figures=figures, curves={}, seconds={}, precision='bf16' if half else 'fp32')
 
 @lru_cache # as they are when it is first called: the code that is loaded, whatever is committed meanwhile
