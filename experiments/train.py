@@ -262,7 +262,7 @@ def train(
 
 def speed(
     s:dict, # Settings: `nets`, by their names; `batch_sizes`, `data`, `precision`
-    rounds:int=45 # All are timed in turn in each, so that a disturbance meets all
+    rounds:int=15 # All are timed in turn in each, so that a disturbance meets all
 )->dict: # Images per second of each network, its batch size, and the median ratio to the first
     "How many images a forward pass answers for"
     device = default_device()
