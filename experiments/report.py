@@ -18,7 +18,7 @@ controls = dict(
     fig4='for the confusion, a ninth of the errors, which is chance',
     fig5='the network of figure 4, without λ; its test images are not scaled, and its losses have twice the weight',
     fig5_batch='the network of figure 4, without λ',
-    fig2='both networks get the same λ; a mixture of one class with itself never counts, so the ceiling is 1-1/C = 90%',
+    fig2='both networks get the same λ; a mixture of one class with itself never counts, so the ceiling is 90%',
     fig6='the same network with both labels true, which is that of figure 4; and ERM',
     fig1='Top2All, which does not ask for the order. If it does not grow with Top2, only the order has become more visible. The ceiling '
          'of Top2 is 95%, and 50% where λ_x is ½',

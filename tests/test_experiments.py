@@ -1,7 +1,7 @@
 import json, math, multiprocessing, os, signal, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
-from experiments import backbone, cli, plots, report, results, runs, train, verdicts
+from experiments import backbone, cli, plots, report, results, runs, timing, train, verdicts
 from experiments.verdicts import FAILS, HOLDS, NONE, OPEN, PAPER
 import fastmix.all
 from fastai.vision.all import Callback, F, IntToFloatTensor, nn, risinstance, tensor, torch
@@ -385,6 +385,16 @@ def test_a_variant_of_at_most_twice_the_cost(gain, cheap, want, monkeypatch):
     assert list(verdicts.best_gain(verdicts.frame('two_heads', 'mid', done)).index)==[1,2]
     rest = {k:d for k,d in done.items() if d['settings'].get('same')!=.6}
     assert list(verdicts.best_gain(verdicts.frame('two_heads', 'mid', rest)).index)==[0,1,2]
+
+def test_each_network_is_timed_at_its_best_batch_size(monkeypatch):
+    nets = [train.cifar_resnet(8, n_in=1, n_samples=n) for n in (1,2)]
+    seconds = np.array([[1.,3.,1.,1.]]*3) # both networks in batches of 8 and of 16
+    def timed(calls, device):
+        assert [len(f()) for f in calls]==[8,16,8,16]
+        return seconds
+    monkeypatch.setattr(timing, 'interleaved', timed)
+    rate,rows = timing.images_per_s(nets, [8,16], 1, 8)
+    assert rows.tolist()==[8,16] and rate.tolist()==[[8.,32.]]*3
 
 def test_accuracy_against_rate_is_drawn(smoke):
     done = results.read(smoke/'smoke.jsonl')
