@@ -205,6 +205,9 @@ def mix_batch(self:Mix,
     "Mix a batch"
     if len(xb)!=1: raise ValueError(f'{type(self).__name__} mixes the images of a batch with each '
         f'other: expected loaders of one image per sample, these give {len(xb)}')
+    if len({y.is_floating_point() for y in yb})>1:
+        raise ValueError(f'targets of {[str(y.dtype) for y in yb]}: expected all of them classes, or '
+                         'all numbers')
     x,bs = xb[0],len(xb[0])
     if not x.is_floating_point():
         raise ValueError(f'images of {x.dtype}: expected floats, of IntToFloatTensor')
@@ -286,6 +289,9 @@ class MixChoice(MixBase):
         for r in rules:
             if not isinstance(r, (Mix,NoneType)):
                 raise ValueError(f'rules: {r!r}: expected a callback as Mixup(), or None')
+            if r and r.mix_valid:
+                raise ValueError(f'rules: {type(r).__name__}(mix_valid=True): expected False, as '
+                                 'MixChoice mixes training batches only')
         odds = L(ifnone(odds, [1]*len(rules)))
         self.rules,self.odds = rules,[check_number('odds', o, 0) for o in odds]
         if len(odds)!=len(rules) or sum(odds)==0:
@@ -294,6 +300,11 @@ class MixChoice(MixBase):
     def settings(self):
         rules = [r and {type(r).__name__: r.settings()} for r in self.rules]
         return dict(super().settings(), rules=rules, odds=self.odds)
+
+    def forget(self):
+        for r in (self,*self.rules):
+            if r: r.mixed = None
+    before_train = before_validate = after_fit = forget
 
     def after_loss(self):
         if self.mixed is not None: self.rule.after_loss()
@@ -353,6 +364,7 @@ def fill_slots(
     if len(xb)==n>1 and repeats>1: raise ValueError(
         f'repeats={repeats}: expected loaders of one image per sample, these fill {n} slots')
     if len(xb)==1 and n>1:
+        if partner=='other_class' and not yb: partner = 'other' # for a prediction
         idx = repeated_partners(len(xb[0]), n, partner, first(yb), g, repeats)
         xb,yb = tuple(xb[0][i] for i in idx),tuple(y[i] for y in yb for i in idx)
     if len(xb)==n: return xb,yb,idx
@@ -367,8 +379,9 @@ def share_slots(xb, yb, idx, p, g):
 
 def _random_labels(ys, i, n_classes, g):
     "`ys` with random classes in slot `i`"
-    if ys[i].ndim!=1:
-        raise ValueError(f'random_label={i}: expected one class per sample, these have several')
+    if ys[i].ndim!=1 or ys[i].is_floating_point():
+        raise ValueError(f'random_label={i}: expected one class per sample, these have '
+                         f'{[*ys[i].shape[1:]]} of {ys[i].dtype}')
     y = torch.randint(n_classes, ys[i].shape, generator=g, device=g.device)
     return (*ys[:i], y, *ys[i+1:])
 

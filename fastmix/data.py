@@ -213,9 +213,12 @@ def draw_pairs(self:MultiSampleDL,
     if how=='next': return torch.arange(n)[None] + torch.arange(N)[:,None]
     g = keyed_rng(seed, n)
     if how!='other_class': return partners(n, N, how, g=g)
+    if not hasattr(self.dataset, 'tls'):
+        raise ValueError(f"partner='other_class' on a {type(self.dataset).__name__}: expected fastai's "
+                         'Datasets, whose labels can be read')
     unlabelled = len(self.dataset.tls)<=self.dataset.n_inp
-    if unlabelled: return partners(n, N, 'other', g=g)
-    if self.pairs_stay: return partners(n, N, how, self.labels, g) # where one class may prevail
+    if unlabelled: return partners(n, N, 'other', g=g) # unlabelled
+    if self.pairs_stay or not self.shuffle: return partners(n, N, how, self.labels, g) # where one class may prevail
     rows = [other_class_permutation(self.labels, g) for _ in range(1, N)]
     return torch.stack([torch.arange(n), *rows])
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['batch_images', 'MixupLearner', 'MultiSampleLearner', 'default_optimizer', 'slots_learner', 'mixup_c_learner',
-           'mixup_learner', 'loss_of_one', 'Head', 'HeadInterpretation']
+           'mixup_learner', 'Head', 'HeadInterpretation']
 
 # %% ../nbs/14_learner.ipynb #81258556
 from fastai.vision.all import *
@@ -28,10 +28,14 @@ def batch_images(
     n_slots:int # Number of slots that is expected
 )->tuple: # The images of a training batch, slot by slot
     "Refuse loaders that are not fit for training"
+    for dl in dls.loaders:
+        if isinstance(dl, TfmdDL): continue
+        raise ValueError(f'loaders: {type(dl).__name__}: expected those of fastai or fastmix, which '
+                         'know their classes')
     n,bs = len(dls.train_ds),dls.train.bs
     if not len(dls.train):
         raise ValueError(f'bs={bs}: expected at most {n}, the number of training images')
-    if not len(dls.valid_ds):
+    if len(dls.loaders)<2 or not len(dls.valid_ds):
         raise ValueError('validation set: expected at least one image, it is empty')
     check_classes(getattr(dls, 'vocab', None), several=target_kind(dls)=='labels')
     xs = dls.one_batch()[:dls.n_inp]
@@ -72,6 +76,18 @@ def to_distributed(self:MixupLearner,
 ):
     "Let the learner train together with the other processes"
     start_distributed(self, sync_bn, **kwargs)
+    return self
+
+@patch
+def to_fp16(self:MixupLearner):
+    "Train in fp16 instead of the precision that the learner has"
+    set_precision(self, 'fp16')
+    return self
+
+@patch
+def to_bf16(self:MixupLearner):
+    "Train in bf16 instead of the precision that the learner has"
+    set_precision(self, 'bf16')
     return self
 
 @patch
@@ -124,7 +140,10 @@ def _model_for(dls, arch, n_samples, n_heads, pretrained): # on the device of th
     return model.to(dls.device) # now, so that what `learn.load` brings comes to the same place
 
 # %% ../nbs/14_learner.ipynb #7599cff8
-def _rate(opt_func): return .1 if opt_func is nesterov_sgd else defaults.lr # the paper's
+def _is_paper(opt_func): # the paper's optimizer, perhaps with other numbers
+    return all(getattr(opt_func, 'keywords', {}).get(k)==nesterov_sgd.keywords[k] for k in ('opt','nesterov'))
+
+def _rate(opt_func): return .1 if _is_paper(opt_func) else defaults.lr
 
 def default_optimizer(
     model:nn.Module, # A network
@@ -140,6 +159,8 @@ def _callbacks(cbs): # those that are given as classes too
     cbs = L(cbs).map(lambda cb: cb() if isinstance(cb, type) else cb)
     for cb in cbs:
         if not isinstance(cb, Callback): raise ValueError(f'cbs={cb!r}: expected a callback')
+        if isinstance(cb, MixedPrecision):
+            raise ValueError(f"cbs: {type(cb).__name__}: expected precision='fp16' or 'bf16' instead")
     return cbs
 
 def _scheduled(cbs): # with the paper's schedule, unless there is one
@@ -150,7 +171,7 @@ def _groups(arch): return partial(slot_groups, arch=None if isinstance(arch, nn.
 def _recipe(model, kind, lr, opt_func): # optimizer, rate, and whether it is the paper's optimizer
     opt_func = ifnone(opt_func, default_optimizer(model, kind)[0])
     if not callable(opt_func): raise ValueError(f'opt_func={opt_func!r}: expected one as Adam')
-    paper,lr = opt_func is nesterov_sgd,check_number('lr', ifnone(lr, _rate(opt_func)), 0)
+    paper,lr = _is_paper(opt_func),check_number('lr', ifnone(lr, _rate(opt_func)), 0)
     on_gpu = next(model.parameters()).is_cuda
     return partial(opt_func, fused=True) if paper and on_gpu else opt_func,lr,paper
 
@@ -213,6 +234,7 @@ def mixup_c_learner(
     check_keywords(kwargs, signature(mixup_c_learner).parameters, 'mixup_c_learner')
     own = getattr(dls, 'n_samples', 1)
     n = check_int('n_samples', ifnone(n_samples, 2 if own==1 else own), 1)
+    if isinstance(arch, MultiSample): n_heads = ifnone(n_heads, arch.n_heads)
     if own not in (1,n):
         raise ValueError(f'n_samples={n}: expected {own}, the number of slots of the loaders')
     title = f"mixup-C, {n} slots, {'one softmax' if n_heads==1 else f'{n} heads'}"
@@ -249,11 +271,6 @@ def mixup_learner(
     return slots_learner(MixupLearner, dls, arch, 1, 1, title, **kwargs)
 
 # %% ../nbs/14_learner.ipynb #d6f20459
-def loss_of_one(learn:Learner):
-    "The loss of one head on its slot"
-    loss = learn.loss_func
-    return loss.func if isinstance(loss, HeadsLoss) else loss
-
 def _slot_preds(learn, items, **kwargs): # of tuples of images, an image per slot; in evaluation
     n = getattr(learn.model, 'n_samples', 1)
     if n==1: items = [im for im, in items]

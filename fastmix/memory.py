@@ -352,7 +352,8 @@ def loader_of(
         rest = np.delete(np.arange(len(ds)), left_out).tolist()
         tls = [tl._new(tl._get(rest), split_idx=tl.split_idx) for tl in ds.tls]
         ds,y = Datasets(tls=tls, n_inp=ds.n_inp),y[rest]
-    return dl.new(ds, cls=InMemoryDL, data=(x,y), device=x.device, n=min(dl.n, len(x)))
+    n = dl.n*dl.n_samples if getattr(dl, 'partner', '')=='next' else dl.n # of items, not of rows
+    return dl.new(ds, cls=InMemoryDL, data=(x,y), device=x.device, n=min(n, len(x)))
 
 # %% ../nbs/12_memory.ipynb #434a3eb6
 def _workers(dl): return dl.fake_l.num_workers if len(dl.dataset)>1000 else 0

@@ -15,6 +15,7 @@ from fastai.metrics import (AccumMetric, ActivationType, accuracy, accuracy_mult
                             rmse)
 from .checks import *
 from .core import *
+from .losses import *
 
 # %% ../nbs/05_metrics.ipynb #b96421a8
 def mixed_labels(
@@ -41,7 +42,9 @@ def predicted(
     n:int=2 # How many classes to name
 )->Tensor: # Classes `[b,n]`
     "The classes that a network predicts for the slots of each mixture"
-    return pred.argmax(-1) if pred.ndim==3 else pred.topk(n, dim=1).indices
+    if pred.ndim==3: return pred.argmax(-1)
+    check_int('classes', pred.shape[1], n) # one softmax names no class twice
+    return pred.topk(n, dim=1).indices
 
 def top2(
     pred:Tensor, # `[b,n,c]` of N heads or `[b,c]` of one softmax
@@ -137,6 +140,9 @@ class _OneHead(GetAttr):
         if i>=n: raise ValueError(f'head {i}: expected one in 0..{n-1}')
         self.learn,self.y,self.yb = learn,learn.yb[i],(learn.yb[i],)
         self.pred = learn.pred[:,i] if learn.pred.ndim>2 else learn.pred
+
+    @property
+    def loss(self): return loss_of_one(self.learn)(self.pred, self.y)
 
 # %% ../nbs/05_metrics.ipynb #3eb9db44
 class HeadMetric(Metric):

@@ -201,6 +201,9 @@ def multi_sample_model(
     if getattr(model, 'aux_logits', False): # GoogLeNet's and Inception's, which know of one image
         model.aux_logits = False
         for k in ('aux1','aux2','AuxLogits'): setattr(model, k, None)
+    if getattr(model, 'transform_input', False): # theirs too: from ImageNet's statistics to these
+        model.transform_input = False
+        model.default_cfg = dict(mean=[.5]*3, std=[.5]*3) # as timm says it
     conv,name,linear = _check_ends(model)
     w,n_in = conv.weight,check_int('n_in', ifnone(n_in, conv.in_channels), 1)
     if n_in!=conv.in_channels: # gray images give the features that their three equal channels gave
@@ -266,7 +269,9 @@ def make_model(
     pretrained:bool=False # Start a timm, torchvision or fastai network with its pretrained weights
 )->MultiSample:
     "Build `arch` for `n_samples` images and `n_heads` heads"
-    if isinstance(arch, MultiSample): return arch
+    if isinstance(arch, MultiSample):
+        if n_heads in (None,arch.n_heads): return arch
+        raise ValueError(f'n_heads={n_heads}: expected {arch.n_heads}, as this network has')
     if 'n_samples' in _params(arch):
         if pretrained: raise ValueError('pretrained=True: expected a network of timm, torchvision '
             'or fastai, as those of fastmix have no weights to start with')
@@ -309,7 +314,7 @@ def named_arch(
 ): # What `make_model` takes as `arch`
     "The function that builds the network `name`, if it is in its library's own list"
     lib,_,nm = str(name).partition('/')
-    ours = re.fullmatch(r'resnet(\d\d?|110)(?:x(\d))?', nm)
+    ours = re.fullmatch(r'resnet(\d{1,4})(?:x(\d{1,2}))?', nm)
     if lib=='fastmix' and ours:
         return partial(cifar_resnet, int(ours[1]), width=int(ours[2] or 1))
     if lib=='fastai' and nm in xresnet.__all__ and nm[0]=='x': return getattr(xresnet, nm)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RunLog', 'plain', 'generators', 'stateful_cbs', 'cb_state', 'train_state', 'load_opt', 'load_train_state',
-           'data_digest', 'cb_settings', 'run_facts', 'load_checkpoint', 'checkpoint_files', 'save_checkpoint',
-           'find_checkpoint', 'Checkpoint']
+           'data_digest', 'cb_settings', 'own_settings', 'run_facts', 'load_checkpoint', 'checkpoint_files',
+           'save_checkpoint', 'find_checkpoint', 'Checkpoint']
 
 # %% ../nbs/09_resuming.ipynb #de26057f
 import hashlib, io
@@ -201,6 +201,17 @@ def _name(o, inner): # of a function or class, or of what it wraps
     o = getattr(o, inner, o)
     return getattr(o, '__name__', type(o).__name__)
 
+def own_settings(f):
+    "The numbers, words and weights that a loss or optimizer is made with, and those of its `func`"
+    if isinstance(f, partial): d = f.keywords
+    else: d = {**getattr(f, '__dict__', {}), **getattr(f, '_buffers', {})}
+    res = own_settings(f.func) if hasattr(f, 'func') and not isinstance(f, type) else {}
+    for k,v in d.items():
+        if k[0]=='_' or k in ('training','fused'): continue # the latter depends on the device
+        if isinstance(v, Tensor): res[k] = v.tolist()
+        elif isinstance(v, (bool,int,float,str,tuple)): res[k] = v
+    return res
+
 def _points(f): # of a schedule, by which two can be compared
     return [np.asarray(f(p)).tolist() for p in (0,.1,.5,1)]
 
@@ -221,7 +232,9 @@ def run_facts(
         schedules={k:_points(f) for cb in schedulers for k,f in cb.scheds.items()},
         parameters=sum(p.numel() for p in params),
         trained=sum(p.numel() for p in params if p.requires_grad))
-    return plain(merge(facts, *map(cb_settings, cbs)))
+    made_with = dict(optimizer=own_settings(learn.opt_func), loss=own_settings(learn.loss_func))
+    more = [{f'{nm}.{k}': v for k,v in d.items()} for nm,d in made_with.items()]
+    return plain(merge(facts, *more, *map(cb_settings, cbs)))
 
 # %% ../nbs/09_resuming.ipynb #461aa37d
 def load_checkpoint(
@@ -235,7 +248,7 @@ def load_checkpoint(
     except Exception as e: # PyTorch's own words would advise to run what the file says
         raise ValueError(f'{path} is no whole checkpoint, {type(e).__name__}') from e
     parts = [type(d.get(k)) for k in ('facts','state')] if isinstance(d, dict) else []
-    if parts==[dict,dict] and d.get('format')=='fastmix 2': return d
+    if parts==[dict,dict] and d.get('format')=='fastmix 3': return d
     raise ValueError(f'{path} is not a checkpoint of this fastmix')
 
 def checkpoint_files(
@@ -301,7 +314,7 @@ class Checkpoint(Callback):
         if not all(p.isfinite().all() for p in self.model.parameters()):
             hint = f'; the last good checkpoint is {self.last}' if self.last else ''
             raise FloatingPointError(f'the weights are not finite after epoch {self.epoch}{hint}')
-        d = dict(format='fastmix 2', facts=self.facts, state=train_state(self.learn))
+        d = dict(format='fastmix 3', facts=self.facts, state=train_state(self.learn))
         path = self.folder/f'checkpoint-{self.epoch:05}.pt'
         self.last = on_rank0(partial(save_checkpoint, path, d))
 

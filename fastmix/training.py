@@ -11,6 +11,7 @@ from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.channelslast import ChannelsLast
+from fastai.callback.tracker import ReduceLROnPlateau
 from torch.amp import GradScaler, autocast
 from .checks import *
 from .core import *
@@ -45,12 +46,17 @@ class StepDecay(ParamScheduler):
     def settings(self): return dict(at=self.at, factor=self.factor, warmup=self.warmup)
 
     def before_fit(self):
-        "Keep the rates that `fit` was given, and leave them to a later scheduler if there is one"
+        "Keep the rates that `fit` was given, unless a later scheduler or `ReduceLROnPlateau` sets them"
         super().before_fit()
         if self.opt is None: return # validation alone
         self.rates = np.array([h['lr'] for h in self.opt.hypers])
         schedulers = self.learn.cbs.filter(risinstance(ParamScheduler))
-        self.others = schedulers.filter(lambda cb: 'lr' in cb.scheds)[-1] is not self
+        later = schedulers.filter(lambda cb: 'lr' in cb.scheds)[-1] is not self
+        plateau = self.learn.cbs.filter(risinstance(ReduceLROnPlateau))
+        if plateau and isinstance(self.opt, OptimWrapper):
+            raise ValueError("ReduceLROnPlateau has no effect on PyTorch's optimizers, as nesterov_sgd "
+                             'is one: expected one of fastai, as opt_func=partial(SGD, mom=.9)')
+        self.others = later or bool(plateau)
 
     def after_fit(self):
         if self.opt is None or self.others: return

@@ -45,11 +45,8 @@ ws = torch.tensor([.2,1.,3.])
 def own(pred, y): return (pred.logsumexp(1) - pred.gather(1, y[:,None])[:,0]).mean()
 class_losses = [CrossEntropyLossFlat(), nn.CrossEntropyLoss(), F.cross_entropy, CrossEntropyLossFlat(weight=ws), nn.CrossEntropyLoss(weight=ws),
     nn.CrossEntropyLoss(ignore_index=1), nn.CrossEntropyLoss(weight=ws, ignore_index=0, label_smoothing=.1), nn.CrossEntropyLoss(reduction='sum'),
-    partial(F.cross_entropy, weight=ws), LabelSmoothingCrossEntropyFlat(), LabelSmoothingCrossEntropy(weight=ws), FocalLossFlat(), FocalLossFlat(weight=ws),
+    partial(F.cross_entropy, weight=ws), LabelSmoothingCrossEntropyFlat(), FocalLossFlat(), FocalLossFlat(weight=ws),
     nn.MultiMarginLoss(), lambda p,y,reduction='mean': F.nll_loss(p.log_softmax(1), y, reduction=reduction)]
-
-# fastai's label smoothing with class weights divides one of its terms by their sum and the other by the batch's size
-averaged_once = [o for o in class_losses if not isinstance(o, LabelSmoothingCrossEntropy)]
 
 @pytest.mark.parametrize('loss', class_losses, ids=plain)
 @pytest.mark.parametrize('per', ['sample','batch'])
@@ -67,7 +64,7 @@ def test_one_lambda_a_batch_is_the_written_formula(loss):
     assert torch.allclose(got, want)
     assert torch.allclose(*[torch.autograd.grad(o, p)[0] for o in (got,want)], atol=1e-7)
 
-@pytest.mark.parametrize('loss', averaged_once, ids=plain)
+@pytest.mark.parametrize('loss', class_losses, ids=plain)
 def test_equal_lambdas_agree_with_one_lambda(loss):
     "Permuted labels are averaged alike, so a λ per sample that is the same for all is the λ of the batch; with its gradient"
     p,y1 = torch.randn(9,3, requires_grad=True),torch.arange(9)%3
@@ -85,7 +82,7 @@ def test_per_sample_weighted_cross_entropy_in_float64():
     assert torch.allclose(got, want)
     assert torch.allclose(*[torch.autograd.grad(o, p)[0] for o in (got,want)], atol=1e-12)
 
-@pytest.mark.parametrize('loss', averaged_once, ids=plain)
+@pytest.mark.parametrize('loss', class_losses, ids=plain)
 def test_permuted_labels_need_no_second_look_at_how_they_are_averaged(loss):
     p,y,w = torch.randn(9,3, requires_grad=True),torch.arange(9)%3,draw_weights(.5, 9)
     a,b = (mixed_loss(loss, p, [(y,),(y.roll(2),)], w, permuted=o) for o in (True,False))
@@ -729,3 +726,46 @@ def test_what_a_combination_of_a_user_gives(combine, said):
 def test_two_of_fastai_in_a_learner_of_ours():
     learn = mixup_learner(digits_dls(1, size=8), arch=partial(cifar_resnet, 8), cbs=CutMix())
     with pytest.raises(ValueError, match='CutMix and MixUp|MixUp and CutMix'): learn.fit(1, cbs=MixUp())
+
+@pytest.mark.parametrize('loss', [LabelSmoothingCrossEntropy(weight=ws), LabelSmoothingCrossEntropyFlat(weight=ws)], ids=['plain','flat'])
+def test_a_loss_of_two_divisors(loss):
+    "fastai's label smoothing with class weights divides one of its parts by their sum and the other by the batch's size"
+    with pytest.raises(TypeError, match='use CrossEntropyLossFlat.weight=…, label_smoothing=…., or mix with per='): learner(Mixup(), loss).fit(1)
+    learner(Mixup(per='batch'), loss).fit(1)
+
+def deaf(pred, y, **kwargs): return F.cross_entropy(pred, y)
+class Deaf(nn.Module):
+    reduction = 'mean'
+    def forward(self, pred, y): return F.cross_entropy(pred, y)
+
+@pytest.mark.parametrize('loss', [deaf, Deaf()], ids=['function','module'])
+def test_a_loss_that_ignores_the_reduction(loss):
+    with pytest.raises(TypeError, match="(?i)deaf takes a `reduction` and ignores it, so .*or mix with per='batch'"): learner(Mixup(), loss).fit(1)
+    learner(Mixup(per='batch'), loss).fit(1)
+
+@pytest.mark.parametrize('rule', [Mixup(), MixupX(), CutMixup(), MixChoice(Mixup())], ids=['mixup','x','cutmix','choice'])
+def test_classes_beside_numbers_are_refused(rule):
+    "Numbers are mixed themselves, of classes the losses are"
+    ds = [(torch.randn(3,8,8),torch.rand(1),torch.tensor(i%3)) for i in range(16)]
+    d = DataLoaders(*[DataLoader(ds, bs=8) for _ in range(2)])
+    d.n_inp,d.c = 1,3
+    def loss(pred, number, y, reduction='mean'): return F.cross_entropy(pred, y, reduction=reduction)
+    with pytest.raises(ValueError, match="targets of .'torch.float32', 'torch.int64'.: expected all of them classes"): learner(rule, loss, d).fit(1)
+
+def test_a_choice_keeps_nothing_of_a_batch():
+    rule = MixChoice(Mixup(), CutMixup())
+    l = learner(rule)
+    l.fit(1)
+    assert [r.mixed for r in (rule,*rule.rules)]==[None]*3
+    class Stop(Callback):
+        order = 5
+        def before_batch(self): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): l.fit(1, cbs=Stop())
+    l.validate(), l.fit(1)
+    assert [r.mixed for r in (rule,*rule.rules)]==[None]*3
+
+def test_a_choice_mixes_no_validation_batches():
+    with pytest.raises(ValueError, match=r'Mixup.mix_valid=True.: expected False'): MixChoice(Mixup(mix_valid=True))
+
+def test_random_labels_are_classes():
+    with pytest.raises(ValueError, match='one class per sample, these have .* of torch.float32'): _random_labels((torch.rand(4),), 0, 3, keyed_rng(0))

@@ -553,3 +553,15 @@ def test_a_folder_splits_by_itself_unless_told_otherwise(path, capsys):
     assert len(dls.valid_ds)==len(get_image_files(path))//5
     (path/'train').mkdir() # alone, it says nothing about what is for validation
     assert len(MultiSampleDataLoaders.from_folder(path, **kw).valid_ds)==len(dls.valid_ds)
+
+@pytest.mark.parametrize('n', [2,3])
+def test_every_image_stands_once_in_rows_of_next_in_memory(path, n):
+    dls = make(path, n_samples=n, partner='next')
+    fast = in_memory(dls)
+    for a,b in zip(dls.loaders, fast.loaders):
+        assert a.n==b.n==len(a.dataset)//n and len(a)==len(b)
+    assert sum(len(b[0]) for b in fast.valid)==len(fast.valid_ds)//n
+
+def test_another_class_needs_labels_that_can_be_read():
+    dl = MultiSampleDL([(tensor(1.),tensor(1))]*20, 2, partner='other_class', bs=8, shuffle=True)
+    with pytest.raises(ValueError, match="partner='other_class' on a list: expected fastai's Datasets"): dl.one_batch()

@@ -537,3 +537,53 @@ def test_interpretation_of_one_image(make_one, tmp_path):
 def test_image_of_other_channels_is_refused_by_the_network(pairs):
     msg = r'images of 6 channels in all came: expected n_samples \* n_in = 2 \* 1'
     with pytest.raises(ValueError, match=msg): pairs.model(*torch.randn(2,1,3,8,8))
+
+def test_tta_keeps_the_pairs_of_other_classes(tmp_path):
+    learn = quiet(mixup_c_learner(digits_dls(2, bs=64, size=8, partner='other_class'), arch=tiny))
+    dl = learn.dls.valid.new(shuffle=False)
+    with learn.no_bar():
+        _,plain = learn.get_preds(dl=dl)
+        _,several = learn.tta(n=2)
+    for a,b in zip(plain, several): assert torch.equal(a, b)
+    assert all((a!=b).float().mean()>.98 for a,b in [several])
+
+def test_one_class_may_prevail_in_tta():
+    "As at validation: a permutation into other classes does not exist"
+    dls = digits_dls(2, bs=8, size=8, partner='other_class')
+    many = [i for i in range(200) if digit_label(i)=='1'] + [0,2,3]
+    learn = quiet(mixup_c_learner(dls, arch=tiny))
+    with learn.no_bar(): learn.tta(dl=dls.valid.new(dls.test_dl(many, with_labels=True).dataset, shuffle=False), n=1)
+
+def test_unlabelled_images_for_partners_of_another_class():
+    dls = digits_dls(1, bs=64, size=8)
+    learn = quiet(mixup_c_learner(dls, 2, arch=tiny, cbs=MixupC(2, partner='other_class')))
+    with learn.no_bar(): assert learn.get_preds(dl=dls.test_dl(list(range(10))))[0].shape==(10,2,10)
+    assert 'Trainable' in str(learn.summary())
+
+def test_a_ready_network_says_how_many_heads():
+    one = partial(cifar_resnet, 8, 10, 2, n_heads=1, n_in=1)
+    learns = [mixup_c_learner(digits_dls(2, size=8), arch=a, **kw) for a,kw in ((one(),{}), (one(),dict(n_heads=1)), (tiny,dict(n_heads=1)))]
+    for l in learns:
+        assert l.model.n_heads==1 and l.mixup_c.lam_l=='x' and l.mixup_c.mix_valid and float(l.model.slot_scale)==.5
+    with pytest.raises(ValueError, match='n_heads=1: expected 2, as this network has'):
+        mixup_c_learner(digits_dls(2, size=8), arch=cifar_resnet(8, 10, 2, n_in=1), n_heads=1)
+
+def test_loaders_that_are_refused():
+    dl = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.rand(20,1,8,8), torch.zeros(20).long()), batch_size=8)
+    foreign = DataLoaders(dl, dl)
+    foreign.c = 3
+    with pytest.raises(ValueError, match='loaders: DataLoader: expected those of fastai'): mixup_learner(foreign)
+    alone = MultiSampleDataLoaders(digits_dls(1, size=8).train)
+    with pytest.raises(ValueError, match='validation set: expected at least one image'): mixup_learner(alone)
+
+def test_precision_has_one_callback():
+    with pytest.raises(ValueError, match="cbs: MixedPrecision: expected precision='fp16'"): mixup_learner(digits_dls(1), cbs=MixedPrecision())
+    learn = mixup_learner(digits_dls(1, size=8), arch=tiny, precision='bf16')
+    assert learn.to_fp16() is learn
+    cb, = learn.cbs.filter(risinstance(MixedPrecision))
+    assert cb.settings()==dict(amp_mode='fp16') and learn.to_bf16().mixed_precision.settings()==dict(amp_mode='bf16')
+    assert not learn.to_fp32().cbs.filter(risinstance(MixedPrecision))
+
+@pytest.mark.parametrize('opt,lr', [(nesterov_sgd,.1), (partial(nesterov_sgd, momentum=.8),.1), (Adam,.001), (partial(Adam, mom=.8),.001),
+                                    (partial(OptimWrapper, opt=torch.optim.SGD),.001)], ids=['ours','changed','adam','changed_adam','plain_sgd'])
+def test_the_rate_of_an_optimizer(opt, lr): assert mixup_learner(digits_dls(1, size=8), arch=tiny, opt_func=opt).lr==lr

@@ -197,3 +197,15 @@ def test_calibration_in_a_learner():
     learn = mixup_c_learner(digits_dls(bs=64, size=8), arch=resnet20, metrics=[CalibrationError(), Brier()])
     with learn.no_bar(), learn.no_logging(): values = learn.validate()[1:]
     assert 0<=values[0]<=1 and 0<=values[1]<=2
+
+def test_a_metric_of_the_loss_of_one_head():
+    learn = mixup_c_learner(digits_dls(2, size=8), arch=partial(cifar_resnet, 8), precision='fp32',
+                            metrics=[HeadMetric(Perplexity(), 0), HeadMetric(Perplexity(), 1), Perplexity()])
+    with learn.no_bar():
+        first,second,mean = learn.validate()[1:]
+        preds,ys = learn.get_preds(act=noop)
+    want = [float(F.cross_entropy(preds[:,i], ys[i]).exp()) for i in (0,1)]
+    assert (first,second)==pytest.approx(want, rel=1e-4) and mean==pytest.approx(sum(want)/2, rel=1e-4)
+
+def test_fewer_classes_than_slots():
+    with pytest.raises(ValueError, match='classes=2: expected a whole number of at least 3'): top2(torch.rand(8,2), torch.zeros(8,3).long())

@@ -6,7 +6,7 @@ from torch import nn, Tensor
 from torch.testing import assert_close
 from fastai.vision.all import create_vision_model, models, tensor, xresnet18
 from fastmix.all import *
-from fastmix.models import Heads, make_model
+from fastmix.models import Heads, make_model, named_arch
 
 def n_params(m): return sum(p.numel() for p in m.parameters())
 tiny = partial(cifar_resnet, 8)
@@ -227,3 +227,26 @@ def test_weights_bring_their_scale_along():
     b.load_state_dict(plain) # weights without a scale leave the network's own
     assert_close(b(*xs), a(*xs))
     with torch.no_grad(): assert_close(to_single(a)(xs[0]), a(xs[0], xs[0]).mean(1), atol=1e-5, rtol=1e-4)
+
+def test_a_network_that_normalizes_its_input_again(tmp_path):
+    "torchvision's flag comes with the pretrained weights alone, so a network that is read again would lack it"
+    net = tv.googlenet(weights=None, init_weights=False, transform_input=True, aux_logits=False)
+    m = multi_sample_model(net, 1, 10)
+    m.arch = 'torchvision/googlenet'
+    for o in m.modules(): # its random weights make features of 10^8, which say nothing
+        if isinstance(o, nn.BatchNorm2d): o.momentum = 1.
+    x = torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        m.train()(x)
+        m.save_pretrained(tmp_path)
+        assert torch.equal(m.eval()(x), MultiSample.from_pretrained(tmp_path).eval()(x))
+        assert multi_sample_model(net, 2, 10).eval()(x, x).shape==(4,2,10)
+    assert net.transform_input and m.net.default_cfg==dict(mean=[.5]*3, std=[.5]*3)
+
+@pytest.mark.parametrize('depth,width', [(8,1), (20,10), (152,1), (1202,2)])
+def test_names_of_our_networks(depth, width):
+    "Every network that `cifar_resnet` builds can be read again"
+    name = f'resnet{depth}' + (f'x{width}' if width>1 else '')
+    f = named_arch(f'fastmix/{name}')
+    assert (f.args,f.keywords)==((depth,),dict(width=width))
+    if depth<20: assert f(10).arch==f'fastmix/{name}'

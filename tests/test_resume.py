@@ -459,3 +459,12 @@ def test_write_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'replace', crash)
     with pytest.raises(KeyboardInterrupt): write_whole(tmp_path/'f', b'new')
     assert (tmp_path/'f').read_bytes()==b'old'
+
+@pytest.mark.parametrize('kwargs,what', [
+    (dict(opt_func=partial(nesterov_sgd, momentum=.1)), r'optimizer.momentum=0.1 .was 0.9.'),
+    (dict(loss_func=CrossEntropyLossFlat(weight=torch.arange(1.,11))), r'loss.weight=\[1.0, 2.0, .* .was None.'),
+    (dict(loss_func=CrossEntropyLossFlat(label_smoothing=.1)), r'loss.label_smoothing=0.1 .was 0.0.')], ids=['momentum','weights','smoothing'])
+@pytest.mark.parametrize('mix', [True, False])
+def test_another_loss_or_momentum(tmp_path, mix, kwargs, what):
+    run(tmp_path, stop=0, mix=mix)
+    with pytest.raises(ValueError, match=f'other settings: {what}'): run(tmp_path, resume=True, mix=mix, **kwargs)

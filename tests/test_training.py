@@ -5,6 +5,8 @@ import pytest
 from fastai.basics import Callback, DataLoader, DataLoaders, Learner, load_learner, nn, set_seed, torch
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
+from fastai.callback.tracker import ReduceLROnPlateau
+from fastai.optimizer import SGD
 import fastai.callback.core, fastai.callback.schedule
 from fastai.callback.schedule import ParamScheduler, SchedLin
 from hypothesis import given, settings, strategies as st
@@ -236,3 +238,13 @@ def test_compile(tmp_path):
     learn.export('m.pkl')
     loaded = load_learner(tmp_path/'m.pkl')
     assert all(torch.equal(a, b) for a,b in zip(loaded.model.state_dict().values(), learn.model.state_dict().values()))
+
+def test_a_plateau_lowers_the_rate():
+    "Instead of the paper's schedule; it cannot reach PyTorch's optimizers"
+    def plateau(): return ReduceLROnPlateau(monitor='valid_loss', min_delta=100, patience=1)
+    learn = quiet(mixup_learner(digits_dls(1, bs=256, size=8), arch=small(1), opt_func=SGD, cbs=plateau()))
+    learn.fit(4, .01)
+    assert learn.recorder.lrs[::len(learn.dls.train)]==pytest.approx([.01,.01,.001,.0001])
+    learn = quiet(mixup_learner(digits_dls(1, bs=256, size=8), arch=small(1), opt_func=nesterov_sgd, cbs=plateau()))
+    learn.validate()
+    with pytest.raises(ValueError, match='ReduceLROnPlateau has no effect on PyTorch.s optimizers'): learn.fit(1)
