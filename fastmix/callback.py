@@ -206,8 +206,8 @@ def mix_batch(self:Mix,
     if len(xb)!=1: raise ValueError(f'{type(self).__name__} mixes the images of a batch with each '
         f'other: expected loaders of one image per sample, these give {len(xb)}')
     if len({y.is_floating_point() for y in yb})>1:
-        raise ValueError(f'targets of {[str(y.dtype) for y in yb]}: expected all of them classes, or '
-                         'all numbers')
+        raise ValueError(f'targets of {[str(y.dtype) for y in yb]}: expected all of them classes, '
+                         'or all numbers')
     x,bs = xb[0],len(xb[0])
     if not x.is_floating_point():
         raise ValueError(f'images of {x.dtype}: expected floats, of IntToFloatTensor')
@@ -287,11 +287,9 @@ class MixChoice(MixBase):
         super().__init__(seed=seed)
         if not rules: raise ValueError('rules=(): expected at least one, as Mixup()')
         for r in rules:
-            if not isinstance(r, (Mix,NoneType)):
-                raise ValueError(f'rules: {r!r}: expected a callback as Mixup(), or None')
-            if r and r.mix_valid:
-                raise ValueError(f'rules: {type(r).__name__}(mix_valid=True): expected False, as '
-                                 'MixChoice mixes training batches only')
+            if r is not None and (not isinstance(r, Mix) or r.mix_valid):
+                raise ValueError(f'rules: {r!r}: expected None or a callback as Mixup(), which '
+                                 'mixes training batches only')
         odds = L(ifnone(odds, [1]*len(rules)))
         self.rules,self.odds = rules,[check_number('odds', o, 0) for o in odds]
         if len(odds)!=len(rules) or sum(odds)==0:
@@ -302,8 +300,7 @@ class MixChoice(MixBase):
         return dict(super().settings(), rules=rules, odds=self.odds)
 
     def forget(self):
-        for r in (self,*self.rules):
-            if r: r.mixed = None
+        for cb in filter(None, (self,*self.rules)): cb.mixed = None
     before_train = before_validate = after_fit = forget
 
     def after_loss(self):
@@ -380,8 +377,7 @@ def share_slots(xb, yb, idx, p, g):
 def _random_labels(ys, i, n_classes, g):
     "`ys` with random classes in slot `i`"
     if ys[i].ndim!=1 or ys[i].is_floating_point():
-        raise ValueError(f'random_label={i}: expected one class per sample, these have '
-                         f'{[*ys[i].shape[1:]]} of {ys[i].dtype}')
+        raise ValueError(f'random_label={i}: expected one class per sample, got others')
     y = torch.randint(n_classes, ys[i].shape, generator=g, device=g.device)
     return (*ys[:i], y, *ys[i+1:])
 

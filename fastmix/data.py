@@ -214,11 +214,12 @@ def draw_pairs(self:MultiSampleDL,
     g = keyed_rng(seed, n)
     if how!='other_class': return partners(n, N, how, g=g)
     if not hasattr(self.dataset, 'tls'):
-        raise ValueError(f"partner='other_class' on a {type(self.dataset).__name__}: expected fastai's "
-                         'Datasets, whose labels can be read')
+        raise ValueError(f"partner='other_class' on a {type(self.dataset).__name__}: expected "
+                         "fastai's Datasets, whose labels can be read")
     unlabelled = len(self.dataset.tls)<=self.dataset.n_inp
     if unlabelled: return partners(n, N, 'other', g=g) # unlabelled
-    if self.pairs_stay or not self.shuffle: return partners(n, N, how, self.labels, g) # where one class may prevail
+    if self.pairs_stay or not self.shuffle: # one class may prevail
+        return partners(n, N, how, self.labels, g)
     rows = [other_class_permutation(self.labels, g) for _ in range(1, N)]
     return torch.stack([torch.arange(n), *rows])
 

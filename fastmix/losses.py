@@ -33,9 +33,11 @@ def unreduced(
         return partial(loss_func, reduction='none')
     _refuse(loss_func, 'has no `reduction`', 'give it one')
 
+# %% ../nbs/04_losses.ipynb #06011357
 def _refuse(loss_func, problem, remedy):
     name = getattr(loss_func, '__name__', type(loss_func).__name__)
-    raise TypeError(f"{name} {problem}, so it cannot weigh samples: {remedy}, or mix with per='batch'")
+    raise TypeError(f'{name} {problem}, so it cannot weigh samples: {remedy}, '
+                    "or mix with per='batch'")
 
 def _copy_loss(f):
     "A copy of a loss, and of the one that fastai's flat losses and `HeadsLoss` hold in `func`"
@@ -118,6 +120,7 @@ class HeadsLoss(BaseLoss): # a fastai loss, so that fastai moves it to the devic
     def __repr__(self):
         return f"{'Mean' if self.mean else 'Sum'} over {self.n} slots of {self.func}"
 
+# %% ../nbs/04_losses.ipynb #fb4b94b9
 def loss_of_one(learn:Learner):
     "The loss of one head on its slot"
     loss = learn.loss_func

@@ -187,6 +187,15 @@ def _set_input(conv, weight):
     "Change a convolution in place, since timm and others have convolutions of their own"
     conv.in_channels,conv.weight = weight.shape[1],nn.Parameter(weight.detach().clone())
 
+def _drop_extras(model): # of GoogLeNet and Inception, which are made for one image
+    if getattr(model, 'aux_logits', False):
+        model.aux_logits = False
+        for k in ('aux1','aux2','AuxLogits'): setattr(model, k, None)
+    if getattr(model, 'transform_input', False): # from ImageNet's statistics to these
+        model.transform_input = False
+        model.default_cfg = dict(mean=[.5]*3, std=[.5]*3) # as timm says it
+
+# %% ../nbs/06_models.ipynb #7cd0505d
 def multi_sample_model(
     model:nn.Module, # A torchvision, timm or fastai classifier for one image; a copy is changed
     n_samples:int, # Number of slots
@@ -198,12 +207,7 @@ def multi_sample_model(
     n_samples,n_heads = _check_slots(n_samples, n_heads)
     check_int('n_classes', n_classes, 1)
     model = deepcopy(model)
-    if getattr(model, 'aux_logits', False): # GoogLeNet's and Inception's, which know of one image
-        model.aux_logits = False
-        for k in ('aux1','aux2','AuxLogits'): setattr(model, k, None)
-    if getattr(model, 'transform_input', False): # theirs too: from ImageNet's statistics to these
-        model.transform_input = False
-        model.default_cfg = dict(mean=[.5]*3, std=[.5]*3) # as timm says it
+    _drop_extras(model)
     conv,name,linear = _check_ends(model)
     w,n_in = conv.weight,check_int('n_in', ifnone(n_in, conv.in_channels), 1)
     if n_in!=conv.in_channels: # gray images give the features that their three equal channels gave
