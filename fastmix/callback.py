@@ -64,7 +64,7 @@ class MixBase(Callback):
     def unmixed(self): return [1.] + [0.]*(self.n_samples-1) # weights that mix nothing
 
     def forget(self): self.mixed = None # which an interrupted batch left
-    before_train = before_validate = after_fit = forget
+    before_train = before_validate = after_fit = lambda self: self.forget()
 
 # %% ../nbs/08_callback.ipynb #4cc69c70
 @patch
@@ -299,14 +299,14 @@ class MixChoice(MixBase):
         rules = [r and {type(r).__name__: r.settings()} for r in self.rules]
         return dict(super().settings(), rules=rules, odds=self.odds)
 
-    def forget(self):
-        for cb in filter(None, (self,*self.rules)): cb.mixed = None
-    before_train = before_validate = after_fit = forget
-
     def after_loss(self):
         if self.mixed is not None: self.rule.after_loss()
 
 # %% ../nbs/08_callback.ipynb #6ad925d7
+@patch
+def forget(self:MixChoice):
+    for cb in filter(None, (self,*self.rules)): cb.mixed = None
+
 @patch
 def before_batch(self:MixChoice):
     self.mixed,self.rule = None,None

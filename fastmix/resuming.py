@@ -201,15 +201,15 @@ def _name(o, inner): # of a function or class, or of what it wraps
     o = getattr(o, inner, o)
     return getattr(o, '__name__', type(o).__name__)
 
-def own_settings(f):
+def own_settings(name, f):
     "The numbers, words and weights that a loss or optimizer is made with, and those of its `func`"
     if isinstance(f, partial): d = f.keywords
     else: d = {**getattr(f, '__dict__', {}), **getattr(f, '_buffers', {})}
-    res = own_settings(f.func) if hasattr(f, 'func') and not isinstance(f, type) else {}
+    res = own_settings(name, f.func) if hasattr(f, 'func') and not isinstance(f, type) else {}
     for k,v in d.items():
         if k[0]=='_' or k in ('training','fused'): continue # the latter depends on the device
-        if isinstance(v, Tensor): res[k] = v.tolist()
-        elif isinstance(v, (bool,int,float,str,tuple)): res[k] = v
+        if isinstance(v, Tensor): v = v.tolist()
+        if isinstance(v, (bool,int,float,str,tuple,list)): res[f'{name}.{k}'] = v
     return res
 
 def _points(f): # of a schedule, by which two can be compared
@@ -232,9 +232,8 @@ def run_facts(
         schedules={k:_points(f) for cb in schedulers for k,f in cb.scheds.items()},
         parameters=sum(p.numel() for p in params),
         trained=sum(p.numel() for p in params if p.requires_grad))
-    made_with = dict(optimizer=own_settings(learn.opt_func), loss=own_settings(learn.loss_func))
-    more = [{f'{nm}.{k}': v for k,v in d.items()} for nm,d in made_with.items()]
-    return plain(merge(facts, *more, *map(cb_settings, cbs)))
+    made_with = own_settings('optimizer', learn.opt_func) | own_settings('loss', learn.loss_func)
+    return plain(merge(facts, made_with, *map(cb_settings, cbs)))
 
 # %% ../nbs/09_resuming.ipynb #461aa37d
 def load_checkpoint(
