@@ -218,8 +218,7 @@ def mixup_c_learner(
     own = getattr(dls, 'n_samples', 1)
     n = check_int('n_samples', ifnone(n_samples, 2 if own==1 else own), 1)
     if isinstance(arch, MultiSample): n_heads = ifnone(n_heads, arch.n_heads)
-    if own not in (1,n):
-        raise ValueError(f'n_samples={n}: expected {own}, the number of slots of the loaders')
+    if own not in (1,n): raise ValueError(f'n_samples={n}: expected {own}, as the loaders have')
     title = f"mixup-C, {n} slots, {'one softmax' if n_heads==1 else f'{n} heads'}"
     cbs = _callbacks(cbs)
     if not cbs.filter(risinstance(MixupC)):

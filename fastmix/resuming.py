@@ -201,6 +201,10 @@ def _name(o, inner): # of a function or class, or of what it wraps
     o = getattr(o, inner, o)
     return getattr(o, '__name__', type(o).__name__)
 
+def _points(f): # of a schedule, by which two can be compared
+    return [np.asarray(f(p)).tolist() for p in (0,.1,.5,1)]
+
+# %% ../nbs/09_resuming.ipynb #476ac1ec
 def own_settings(name, f):
     "The numbers, words and weights that a loss or optimizer is made with, and those of its `func`"
     if isinstance(f, partial): d = f.keywords
@@ -211,9 +215,6 @@ def own_settings(name, f):
         if isinstance(v, Tensor): v = v.tolist()
         if isinstance(v, (bool,int,float,str,tuple,list)): res[f'{name}.{k}'] = v
     return res
-
-def _points(f): # of a schedule, by which two can be compared
-    return [np.asarray(f(p)).tolist() for p in (0,.1,.5,1)]
 
 # %% ../nbs/09_resuming.ipynb #8f1f71e1
 def run_facts(

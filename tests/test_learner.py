@@ -467,7 +467,7 @@ def test_fine_tune_single_needs_one_sample(pairs):
 @pytest.mark.parametrize('kind,kw,msg', [
     ('pairs', dict(n_samples=0), 'n_samples=0: expected a whole number of at least 1'),
     ('pairs', dict(n_samples=2.), 'n_samples=2.0: expected a whole number'),
-    ('pairs', dict(n_samples=3), 'n_samples=3: expected 2, the number of slots of the loaders'),
+    ('pairs', dict(n_samples=3), 'n_samples=3: expected 2, as the loaders have'),
     ('pairs', dict(arch=tiny(10, n_samples=3, n_in=1)), 'a network of n_samples=3: expected 2'),
     ('pairs', dict(arch=tiny(10, n_samples=2)), 'a network of n_in=3: expected 1'),
     ('pairs', dict(arch=tiny(7, n_samples=2, n_in=1)), r'fastmix/resnet8 answers an image with \(2, 7\): expected \(2, 10\)'),
