@@ -401,7 +401,7 @@ def mix_batch(self:MixupC,
         w_x = self.draw(self.lam_x, bs, g(1), strength).expand(bs,-1)
         xb = tuple(x*like(w, x) for x,w in zip(xb, w_x.T))
     if self.lam_l=='x': w_l = w_x
-    elif strength and self.lam_l is not None:
+    elif self.lam_l is not None and (strength or self.training): # the scale stays
         w_l = self.draw(self.lam_l, bs, g(2), strength).expand(bs,-1)
     return xb,yb,Mixed([(y,) for y in yb], w_x, w_l, idx)
 

@@ -273,8 +273,8 @@ def make_model(
     pretrained:bool=False # Start a timm, torchvision or fastai network with its pretrained weights
 )->MultiSample:
     "Build `arch` for `n_samples` images and `n_heads` heads"
-    if isinstance(arch, MultiSample):
-        if n_heads in (None,arch.n_heads): return arch
+    if isinstance(arch, MultiSample): # `check_model` counts its slots
+        if n_heads in (None,arch.n_heads) or arch.n_samples!=n_samples: return arch
         raise ValueError(f'n_heads={n_heads}: expected {arch.n_heads}, as this network has')
     if 'n_samples' in _params(arch):
         if pretrained: raise ValueError('pretrained=True: expected a network of timm, torchvision '

@@ -769,3 +769,17 @@ def test_a_choice_mixes_no_validation_batches():
 
 def test_random_labels_are_classes():
     with pytest.raises(ValueError, match='random_label=0: expected one class per sample'): _random_labels((torch.rand(4),), 0, 3, keyed_rng(0))
+
+def test_weighted_losses_keep_their_scale_when_mixing_ends():
+    "The weights sum to 1, as do those without mixing, one half for each slot"
+    learn = mixup_c_learner(digits_dls(2, bs=512, size=8), arch=partial(cifar_resnet, 8), precision='fp32',
+                            cbs=MixupC(lam_l=.3, seed=0, when=partial(until, end=0)))
+    came = []
+    class One(Callback):
+        order = 80
+        def before_backward(self):
+            heads = [F.cross_entropy(self.pred[:,i], self.yb[i]) for i in (0,1)]
+            came.extend([float(self.learn.loss_grad), float(sum(heads))/2])
+            raise CancelFitException
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=One())
+    assert came[0]==pytest.approx(came[1], rel=1e-5)
