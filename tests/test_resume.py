@@ -466,5 +466,5 @@ def test_write_whole(tmp_path, monkeypatch):
     (dict(loss_func=CrossEntropyLossFlat(label_smoothing=.1)), r'loss.label_smoothing=0.1 .was 0.0.')], ids=['momentum','weights','smoothing'])
 @pytest.mark.parametrize('mix', [True, False])
 def test_another_loss_or_momentum(tmp_path, mix, kwargs, what):
-    run(tmp_path, stop=0, mix=mix)
+    run(tmp_path, stop=1, mix=mix)
     with pytest.raises(ValueError, match=f'other settings: {what}'): run(tmp_path, resume=True, mix=mix, **kwargs)
