@@ -488,7 +488,7 @@ def test_the_findings_speak_of_these_verdicts():
     came = {}
     for r,v in zip(verdicts.rules, table.verdict):
         came[r['claim']] = came.get(r['claim'], '') + letter[v]
-    assert came==dict(table1=12*'+'+6*'-'+'-?'+'---?--', fig4='??+pp', fig5='--', fig5_batch='--', fig2='?p', fig6='++',
+    assert came==dict(table1='++?+++' '++?+++' '---?-+' '--' '---?--', fig4='??+pp', fig5='--', fig5_batch='--', fig2='?p', fig6='++',
                       fig1='+-+?' '+-++' '--?-', gradient='??', recipe='000',
                       throughput='?000', two_heads='??????0?0??0?')
 
