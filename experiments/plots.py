@@ -83,9 +83,10 @@ def dots(
     axs = _axes(1, done, claim, scale, 6)
     if axs is None: return
     df = derived(frame(claim, scale, done))
+    df = df[df.run]
     names = list(dict.fromkeys(df[by]))
     for k,(col,label) in enumerate(cols.items()):
-        d = df[df.run] if col in df else df.iloc[:0]
+        d = df if col in df else df.iloc[:0]
         axs[0].plot(100*d[col] if col in d else [], [names.index(o)-.12*k for o in d[by]], 'o', ms=4, color=f'C{k}', alpha=.7, label=label)
     axs[0].set(yticks=range(len(names)), yticklabels=[str(o) for o in names], xlabel=f'{xlabel}, scale {scale}')
     axs[0].invert_yaxis()
