@@ -194,11 +194,11 @@ def summary(
     "All verdicts, each of the largest scale that has all seeds of its number, or else any"
     rows = []
     for r in verdicts.rules:
-        tried = []
-        for sc,df in begun(r['claim'], done).items():
-            v,x = verdicts.verdict(r, df, sc)
-            tried.append((len(x)<df.seed.nunique(), not len(x), list(done).index(sc), sc, v, x))
-        *_,sc,v,x = min(tried, key=lambda o: o[:3])
+        dfs = {sc: frame(r['claim'], sc, d) for sc,d in done.items()} # the largest first
+        judged = {sc: verdicts.verdict(r, df, sc) for sc,df in dfs.items()}
+        n = {sc: len(x) for sc,(_,x) in judged.items()}
+        sc = min(dfs, key=lambda sc: (n[sc]<dfs[sc].seed.nunique(), not n[sc]))
+        v,x = judged[sc]
         row = dict(where=r['claim'], of_the_paper=verdicts.of_the_paper(r), claim=r['says'],
                    paper=r['paper'], ours=numbers(x), verdict=v)
         rows.append(row | dict(scale=sc if len(x) else '', seeds=len(x) or ''))

@@ -1,7 +1,8 @@
 "Timing things side by side: a time by itself means nothing on a machine that does other work too"
-import ctypes, time
+import time
 from functools import partial
 import numpy as np, torch
+from fastmix.memory import keep_memory
 
 def seconds(
     f, # A function without arguments
@@ -24,15 +25,6 @@ def interleaved(
         for f in calls: seconds(f, device)
     return np.array([[seconds(f, device) for f in calls] for _ in range(rounds)])
 
-def keep_memory():
-    """Let glibc keep freed memory for this process. It gives larger pieces back to the system and asks for them
-    anew in every pass, which costs up to a third of it, now more, now less"""
-    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
-    if mallopt is None: return # another C library
-    trim_threshold,mmap_threshold = -1,-3 # their numbers in malloc.h
-    mallopt(trim_threshold, 2**31-1)
-    mallopt(mmap_threshold, 2**30)
-
 @torch.no_grad()
 def images_per_s(
     nets, # Networks, each of any number of slots
@@ -42,12 +34,11 @@ def images_per_s(
     **kwargs
 )->tuple: # Images per second `[rounds, len(nets)]`, and the batch size at which each network is fastest
     "How many images a forward pass answers for, at the best batch size of each network"
-    keep_memory()
-    device,calls = next(nets[0].parameters()).device,[]
-    for net in nets:
-        net,n = net.eval(),net.n_samples
-        calls += [partial(net, *torch.randn(n, b, n_in, size, size, device=device)) for b in batch_sizes]
-    images = np.array([net.n_samples*np.array(batch_sizes) for net in nets])
+    keep_memory() # or glibc takes it from the system in every pass, for up to a third of the time
+    device = next(nets[0].parameters()).device
+    calls = [partial(net.eval(), *torch.randn(net.n_samples, b, n_in, size, size, device=device))
+             for net in nets for b in batch_sizes]
+    images = np.outer([net.n_samples for net in nets], batch_sizes)
     rate = images/interleaved(calls, device=device, **kwargs).reshape(-1, *images.shape)
     best = np.median(rate, 0).argmax(1)
     return rate[:,range(len(nets)),best],np.array(batch_sizes)[best]

@@ -283,6 +283,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'fastmix.memory.free_bytes': ('memory.html#free_bytes', 'fastmix/memory.py'),
                                 'fastmix.memory.from_cache': ('memory.html#from_cache', 'fastmix/memory.py'),
                                 'fastmix.memory.in_memory': ('memory.html#in_memory', 'fastmix/memory.py'),
+                                'fastmix.memory.keep_memory': ('memory.html#keep_memory', 'fastmix/memory.py'),
                                 'fastmix.memory.loader_of': ('memory.html#loader_of', 'fastmix/memory.py'),
                                 'fastmix.memory.remove_unfinished': ('memory.html#remove_unfinished', 'fastmix/memory.py'),
                                 'fastmix.memory.to_cache': ('memory.html#to_cache', 'fastmix/memory.py')},

@@ -206,8 +206,8 @@ def mix_batch(self:Mix,
     if len(xb)!=1: raise ValueError(f'{type(self).__name__} mixes the images of a batch with each '
         f'other: expected loaders of one image per sample, these give {len(xb)}')
     if len({y.is_floating_point() for y in yb})>1:
-        raise ValueError(f'targets of {[str(y.dtype) for y in yb]}: expected all of them classes, '
-                         'or all numbers')
+        raise ValueError(f'targets of {[str(y.dtype) for y in yb]}: expected all of them '
+                         'classes, or all numbers')
     x,bs = xb[0],len(xb[0])
     if not x.is_floating_point():
         raise ValueError(f'images of {x.dtype}: expected floats, of IntToFloatTensor')
@@ -286,10 +286,9 @@ class MixChoice(MixBase):
     ):
         super().__init__(seed=seed)
         if not rules: raise ValueError('rules=(): expected at least one, as Mixup()')
-        for r in rules:
-            if r is not None and (not isinstance(r, Mix) or r.mix_valid):
-                raise ValueError(f'rules: {r!r}: expected None or a callback as Mixup(), which '
-                                 'mixes training batches only')
+        odd = [r for r in rules if r is not None and (not isinstance(r, Mix) or r.mix_valid)]
+        if odd: raise ValueError(f'rules: {odd[0]!r}: expected None or a callback as Mixup(), '
+                                 'which mixes training batches only')
         odds = L(ifnone(odds, [1]*len(rules)))
         self.rules,self.odds = rules,[check_number('odds', o, 0) for o in odds]
         if len(odds)!=len(rules) or sum(odds)==0:

@@ -33,7 +33,7 @@ class Fixed:
 
 def check_dist(
     name:str, # Name of the setting
-    dist # Value to check; a function should draw with PyTorch, whose generator is seeded for it
+    dist # Value to check; a function should draw with PyTorch, which is seeded for it
 ):
     "`dist` if weights can be drawn from it, else a `ValueError` that names it"
     if isinstance(dist, (Fixed, Distribution)): return dist

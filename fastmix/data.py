@@ -201,8 +201,8 @@ def new(self:MultiSampleDL, dataset=None, cls=None, **kwargs):
 # %% ../nbs/11_data.ipynb #7209a6f6
 @patch(as_prop=True)
 def pairs_stay(self:MultiSampleDL):
-    "Whether the pairs are fixed, as for validation data"
-    return getattr(self.dataset, 'split_idx', 0)==1
+    "Whether the pairs are fixed: those of validation data, and where nothing is shuffled"
+    return not self.shuffle or getattr(self.dataset, 'split_idx', 0)==1
 
 @patch
 def draw_pairs(self:MultiSampleDL,
@@ -214,12 +214,11 @@ def draw_pairs(self:MultiSampleDL,
     g = keyed_rng(seed, n)
     if how!='other_class': return partners(n, N, how, g=g)
     if not hasattr(self.dataset, 'tls'):
-        raise ValueError(f"partner='other_class' on a {type(self.dataset).__name__}: expected "
-                         "fastai's Datasets, whose labels can be read")
+        raise ValueError(f"partner='other_class' on a {type(self.dataset).__name__}: "
+                         "expected fastai's Datasets, whose labels can be read")
     unlabelled = len(self.dataset.tls)<=self.dataset.n_inp
-    if unlabelled: return partners(n, N, 'other', g=g) # unlabelled
-    if self.pairs_stay or not self.shuffle: # one class may prevail
-        return partners(n, N, how, self.labels, g)
+    if unlabelled: return partners(n, N, 'other', g=g)
+    if self.pairs_stay: return partners(n, N, how, self.labels, g) # where one class may prevail
     rows = [other_class_permutation(self.labels, g) for _ in range(1, N)]
     return torch.stack([torch.arange(n), *rows])
 
@@ -232,8 +231,7 @@ def before_iter(self:MultiSampleDL):
         raise ValueError(f'bs={self.bs}: expected at most {self.n}, all there is, '
                          'as a smaller last batch is dropped')
     if self.n_samples==1: return
-    anew = self.shuffle and not self.pairs_stay
-    if anew: self.pair_idx = self.draw_pairs(self.rng.getrandbits(32))
+    if not self.pairs_stay: self.pair_idx = self.draw_pairs(self.rng.getrandbits(32))
     elif self.pair_idx is None: self.pair_idx = self.draw_pairs(self.pair_seed)
 
 # %% ../nbs/11_data.ipynb #a0ef3e5e

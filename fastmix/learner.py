@@ -29,8 +29,8 @@ def batch_images(
 )->tuple: # The images of a training batch, slot by slot
     "Refuse loaders that are not fit for training"
     others = [type(dl).__name__ for dl in dls.loaders if not isinstance(dl, TfmdDL)]
-    if others: raise ValueError(f'loaders: {others[0]}: expected those of fastai or fastmix, which '
-                                'know their classes')
+    if others: raise ValueError(f'loaders: {others[0]}: expected those of fastai or '
+                                'fastmix, which know their classes')
     n,bs = len(dls.train_ds),dls.train.bs
     if not len(dls.train):
         raise ValueError(f'bs={bs}: expected at most {n}, the number of training images')

@@ -50,7 +50,8 @@ def _each(loss_func, pred, yb, bs):
     "The losses of `bs` samples, a row each; plain tensors, as fastai's type is slow"
     each = unreduced(loss_func)(pred, *yb).as_subclass(Tensor)
     if each.ndim and each.numel()%bs==0: return each.reshape(bs, -1)
-    _refuse(loss_func, 'takes a `reduction` and ignores it', "let 'none' give a loss per sample")
+    _refuse(loss_func, 'takes a `reduction` and ignores it',
+            "let 'none' give a loss per sample")
 
 def _divisor(loss, each):
     "What `loss` divides the sum of the single losses by; where all are zero it does not matter"

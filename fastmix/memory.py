@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PadCrop', 'Unreadable', 'check_one_result', 'Decoder', 'decode_all', 'first_image', 'free_bytes', 'check_room',
            'cache_key', 'checksum', 'from_cache', 'to_cache', 'remove_unfinished', 'decoded', 'InMemoryDL',
-           'check_plain', 'loader_of', 'in_memory']
+           'check_plain', 'loader_of', 'keep_memory', 'in_memory']
 
 # %% ../nbs/12_memory.ipynb #fb5d5aaa
 import hashlib, pickle, psutil, shutil, zlib
@@ -352,11 +352,15 @@ def loader_of(
         rest = np.delete(np.arange(len(ds)), left_out).tolist()
         tls = [tl._new(tl._get(rest), split_idx=tl.split_idx) for tl in ds.tls]
         ds,y = Datasets(tls=tls, n_inp=ds.n_inp),y[rest]
-    n = dl.n*dl.n_samples if getattr(dl, 'partner', '')=='next' else dl.n # of items, not of rows
-    return dl.new(ds, cls=InMemoryDL, data=(x,y), device=x.device, n=min(n, len(x)))
+    row = dl.n_samples if getattr(dl, 'partner', '')=='next' else 1 # items that one of `dl.n` has
+    return dl.new(ds, cls=InMemoryDL, data=(x,y), device=x.device, n=min(dl.n*row, len(x)))
 
 # %% ../nbs/12_memory.ipynb #434a3eb6
 def _workers(dl): return dl.fake_l.num_workers if len(dl.dataset)>1000 else 0
+
+def keep_memory():
+    "Let glibc keep the memory that large tensors leave, as it does for sizes seen before"
+    torch.empty(2**25-2**14, dtype=torch.uint8) # the largest that it can keep
 
 # %% ../nbs/12_memory.ipynb #8afff69b
 def in_memory(
@@ -379,7 +383,7 @@ def in_memory(
     for dl in dls.loaders: check_plain(dl)
     ds = [Decoder(dl.dataset, dl.after_item, num_workers=_workers(dl)) for dl in dls.loaders]
     if not folder or device.type!='cpu': check_room(n, first_image(ds[0], skip_bad), device)
-    torch.empty(2**25-2**14, dtype=torch.uint8) # glibc keeps memory of sizes that it has seen freed
+    keep_memory()
     images = [decoded(d, device, folder, skip_bad) for d in ds]
     bad = [source_name(ds,i) for ds,(_,left_out) in zip(sets, images) for i in left_out]
     if bad: say_left_out(len(bad), n, bad[0])

@@ -206,7 +206,7 @@ def _points(f): # of a schedule, by which two can be compared
 
 # %% ../nbs/09_resuming.ipynb #476ac1ec
 def own_settings(name, f):
-    "The numbers, words and weights that a loss or optimizer is made with, and those of its `func`"
+    "Numbers, words and weights that a loss or optimizer is made with, and those of its `func`"
     if isinstance(f, partial): d = f.keywords
     else: d = {**getattr(f, '__dict__', {}), **getattr(f, '_buffers', {})}
     res = own_settings(name, f.func) if hasattr(f, 'func') and not isinstance(f, type) else {}
@@ -233,8 +233,9 @@ def run_facts(
         schedules={k:_points(f) for cb in schedulers for k,f in cb.scheds.items()},
         parameters=sum(p.numel() for p in params),
         trained=sum(p.numel() for p in params if p.requires_grad))
-    made_with = own_settings('optimizer', learn.opt_func) | own_settings('loss', learn.loss_func)
-    return plain(merge(facts, made_with, *map(cb_settings, cbs)))
+    facts |= own_settings('optimizer', learn.opt_func)
+    facts |= own_settings('loss', learn.loss_func)
+    return plain(merge(facts, *map(cb_settings, cbs)))
 
 # %% ../nbs/09_resuming.ipynb #461aa37d
 def load_checkpoint(
