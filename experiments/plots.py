@@ -1,5 +1,6 @@
 "The paper's figures, drawn from the JSON lines"
 import matplotlib.pyplot as plt, numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 from . import runs
 from .report import derived, frame, ran
 from .verdicts import n_classes
@@ -41,31 +42,38 @@ def over_r(
     fig.suptitle(f'Accuracy on mixtures, scale {scale}')
     fig.legend(*axs[0,0].get_legend_handles_labels(), loc='outside lower center', ncols=3)
 
+def _by_chance(curves):
+    "With `valid_chance_i`: how often head `i` would name the other slot's class if its errors were random"
+    wrong = {k:np.array(v, float) for k,v in curves.items() if k.startswith('valid_wrong_')}
+    return curves | {k.replace('wrong', 'chance'): v/(n_classes-1) for k,v in wrong.items()}
+
 def over_epochs(
     claim:str, # One of `runs.claims`
     done:dict, # Finished runs, by their keys
     scale:str, # One of `runs.scales`
     by:str, # What tells the panels apart
     cols:dict, # Label of each curve, by its name
-    each=False # Whether to draw every seed, instead of mean and standard deviation
+    each=False, # Whether to draw every seed, instead of mean and standard deviation
+    chance=dict(chance=100/n_classes), # Levels of guessing, in percent, by their labels
+    top=103 # Of the vertical axis, in percent
 ):
-    "Curves of training and evaluation over the epochs, a panel for each `by`"
-    todo = runs.claims[claim](scale)
+    "Curves of training and evaluation over the epochs, a panel for each `by` that was run"
+    todo = [(tag,s) for tag,s in runs.claims[claim](scale) if runs.key(s) in done]
     panels = list(dict.fromkeys(tag[by] for tag,_ in todo))
     axs = _axes(len(panels), done, claim, scale)
     if axs is None: return
     whose = list(dict.fromkeys(label.partition(', ')[2] for label in cols.values()))
     for ax,p in zip(axs, panels):
-        curves = [done[runs.key(s)]['curves'].get('train', {}) for tag,s in todo if tag[by]==p and runs.key(s) in done]
+        curves = [_by_chance(done[runs.key(s)]['curves'].get('train', {})) for tag,s in todo if tag[by]==p]
         for k,(col,label) in enumerate(cols.items()):
             when,_,what = label.partition(', ')
-            style = dict(color=f'C{whose.index(what) if what else k}', ls='--' if when=='train' else '-')
+            style = dict(color=f'C{whose.index(what) if what else k}', ls='--' if when in ('train','by chance') else '-')
             ys = [100*np.array(c[col], float) for c in curves if col in c]
             for i,y in enumerate(ys if each else []):
                 ax.plot(range(1, len(y)+1), y, lw=1, label=None if i else label, **style)
             if ys and not each: _band(ax, range(1, len(ys[0])+1), ys, label, **style)
-        ax.axhline(100/n_classes, color='gray', lw=1, ls=':', label='chance')
-        ax.set(title=p, xlabel='epoch', ylim=(0,103))
+        for label,y in chance.items(): ax.axhline(y, color='gray', lw=1, ls=':', label=label)
+        ax.set(title=p, xlabel='epoch', ylim=(0,top))
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(fontsize=8)
     n = runs.scales[scale].get('n_curve')
@@ -77,7 +85,8 @@ def dots(
     scale:str, # One of `runs.scales`
     by:str, # What the rows are
     cols:dict, # Label of each figure, by its name
-    xlabel='single-image accuracy, %'
+    xlabel='single-image accuracy, %',
+    ylabel=''
 ):
     "A dot for every seed"
     axs = _axes(1, done, claim, scale, 6)
@@ -87,8 +96,8 @@ def dots(
     names = list(dict.fromkeys(df[by]))
     for k,(col,label) in enumerate(cols.items()):
         d = df if col in df else df.iloc[:0]
-        axs[0].plot(100*d[col] if col in d else [], [names.index(o)-.12*k for o in d[by]], 'o', ms=4, color=f'C{k}', alpha=.7, label=label)
-    axs[0].set(yticks=range(len(names)), yticklabels=[str(o) for o in names], xlabel=f'{xlabel}, scale {scale}')
+        axs[0].plot(100*d[col] if col in d else [], [names.index(o)-.12*(k-(len(cols)-1)/2) for o in d[by]], 'o', ms=4, color=f'C{k}', alpha=.7, label=label)
+    axs[0].set(yticks=range(len(names)), yticklabels=[str(o) for o in names], xlabel=f'{xlabel}, scale {scale}', ylabel=ylabel)
     axs[0].invert_yaxis()
     axs[0].legend(fontsize=8)
 
@@ -109,7 +118,9 @@ def against_rate(
         short = nm.replace('ResNet-', '').replace(', 2 slots', '')
         ax.annotate(short, (o.rate,100*o.slot_acc), (4,4), textcoords='offset points', fontsize=8)
     ax.set(xscale='log', xlabel='images per second', ylabel=f'accuracy per image, %, scale {scale}')
+    ax.xaxis.set_major_locator(LogLocator(subs=(1,1.5,2,3,5,7)))
     ax.xaxis.set_major_formatter('{x:,.0f}')
-    ax.xaxis.set_minor_formatter('{x:,.0f}')
-    ax.grid(alpha=.3, which='both')
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.margins(.12)
+    ax.grid(alpha=.3)
     ax.legend(title='ResNet of depth …', fontsize=8)

@@ -211,8 +211,8 @@ rules = [
          'its test accuracy minus that of the same head when both labels are true is above -5 points',
          difference('head_0', 'random labels', 'both labels'), more(-.05)),
 
-    *[rule('fig1', f'{w} accuracy grows with R: {nm}', 'figure 1', rises.format(w.lower()), partial(growth, net=nm, col=c), more(.01))
-      for w,c in (('Training','train_top2'), ('Test','top2')) for nm in runs.rules],
+    *[rule('fig1', f'{w} accuracy grows with R: {nm}', p, rises.format(w.lower()), partial(growth, net=nm, col=c), more(.01))
+      for w,p,c in (('Training','figure 1','train_top2'), ('Test',ours,'top2')) for nm in runs.rules],
     *[rule('fig1', f'Test accuracy without the order (Top2All) grows with R: {nm}*', ours, rises.format('test').replace('Top2','Top2All'),
            partial(growth, net=nm, col='top2_all'), more(.01)) for nm in runs.rules],
 

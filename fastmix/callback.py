@@ -97,8 +97,8 @@ def generators(self:MixBase,
 @patch
 def draw(self:MixBase, dist, bs, g, strength=1.):
     "Weights for a batch: a row per sample, or one for all; strength 0 is no mixing, 1 is `dist`"
-    constant = isinstance(dist, Fixed) or dist==0
-    w = draw_weights(dist, 1 if constant or self.per=='batch' else bs, self.n_samples, g)
+    same = (isinstance(dist, Fixed) or dist==0) and getattr(self, 'combine', blends) is blends
+    w = draw_weights(dist, 1 if same or self.per=='batch' else bs, self.n_samples, g)
     if strength==1: return w
     return torch.lerp(tensor(self.unmixed(), device=w.device).expand_as(w), w, strength)
 
@@ -179,7 +179,7 @@ class Mix(MixBase):
         super().__init__(**kwargs)
         if not callable(combine):
             raise ValueError(f'combine={combine!r}: expected a function, as blends or patches')
-        self.x_dist,self.l_dist,self.combine = x,l,combine
+        self.x_dist,self.l_dist,self.combine = check_dist('x', x),l and check_dist('l', l),combine
 
     def settings(self):
         names = dict(x='x_dist', l='l_dist', combine='combine')
@@ -392,15 +392,15 @@ def mix_batch(self:MixupC,
     training,w_x,w_l = self.training and strength>0,None,None
     repeats = self.repeats if training else 1
     xb,yb,idx = fill_slots(xb, yb, self.n_samples, self.partner, g(0), repeats)
-    bs = len(xb[0])
+    bs,weigh = len(xb[0]),strength or self.training # at 0 too: losses keep their scale
     if training and self.same: xb,yb,idx = share_slots(xb, yb, idx, self.same*strength, g(5))
     if training and self.random_label is not None and yb:
         yb = _random_labels(yb, self.random_label, get_c(self.dls), g(3))
-    if strength and self.lam_x is not None:
+    if weigh and self.lam_x is not None:
         w_x = self.draw(self.lam_x, bs, g(1), strength).expand(bs,-1)
         xb = tuple(x*like(w, x) for x,w in zip(xb, w_x.T))
     if self.lam_l=='x': w_l = w_x
-    elif self.lam_l is not None and (strength or self.training): # the scale stays
+    elif weigh and self.lam_l is not None:
         w_l = self.draw(self.lam_l, bs, g(2), strength).expand(bs,-1)
     return xb,yb,Mixed([(y,) for y in yb], w_x, w_l, idx)
 
@@ -426,7 +426,7 @@ def before_fit(self:MixupC):
 def before_batch(self:MixupC):
     self.mixed = self.apply()
     scale = getattr(get_model(self.model), 'slot_scale', None)
-    if self.mixing and self.lam_x is not None and scale is not None:
+    if (self.mixing or self.training) and self.lam_x is not None and scale is not None:
         self.learn.xb = tuple(x/scale for x in self.xb)
 
 @patch

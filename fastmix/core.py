@@ -83,7 +83,7 @@ def draw_weights(
     "Draw the weights of `bs` mixtures (sections 3.2 and 6)"
     g,n = g or keyed_rng(),n_samples
     if n==1: return torch.ones(bs, 1, device=g.device)
-    if isinstance(dist, Real): w = _half_width(dist, bs, n, g)
+    if isinstance(check_dist('dist', dist), Real): w = _half_width(dist, bs, n, g)
     elif isinstance(dist, Fixed): w = torch.full((bs,), dist.lam, device=g.device)
     else: w = check_weights(dist, _sample(dist, bs, g), (), (bs,), (bs,n))
     w = w.to(g.device, non_blocking=True)
@@ -100,7 +100,7 @@ def other_class(
     g:torch.Generator # Source of randomness, on the device of `y`
 )->Tensor: # Indices into `y` `[n]`
     "Draw for each sample one of another class, all equally likely; any, if there is no other class"
-    if getattr(y, 'ndim', 0)!=1:
+    if getattr(y, 'ndim', 0)!=1 or y.is_floating_point():
         raise ValueError("partner='other_class': expected one class per sample; use 'other'")
     y,n = y.as_subclass(Tensor),len(y)
     sorted_y,order = y.sort()
@@ -126,6 +126,7 @@ def partners(
 )->Tensor: # Indices into the batch `[n_samples, bs]`, the first row 0..bs-1
     "Choose the partners of each sample of a batch (section 3.1)"
     g = g or keyed_rng()
+    check_choice('how', how, how_partners)
     if how=='other': rows = _others(bs, n_samples, g)
     elif how=='other_class': rows = [other_class(y, g) for _ in range(n_samples-1)]
     else: rows = [torch.randperm(bs, generator=g, device=g.device) for _ in range(n_samples-1)]

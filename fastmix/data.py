@@ -89,8 +89,7 @@ def _normalize(self:SlotPipeline, b, to_float, norm): # both at once, in the mem
     res = []
     for o in b:
         if isinstance(o, TensorImage):
-            x = o.as_subclass(Tensor).float()
-            o = x.sub_(mean).mul_(scale).as_subclass(type(o))
+            o = o.as_subclass(Tensor).float().sub_(mean).mul_(scale).as_subclass(type(o))
         elif isinstance(o, TensorMask): o = to_float(o)
         res.append(o)
     return tuple(res)
@@ -192,6 +191,7 @@ def new(self:MultiSampleDL, dataset=None, cls=None, **kwargs):
     "The same loader with another data set, of another class or with other settings"
     if issubclass(ifnone(cls, type(self)), MultiSampleDL):
         kwargs = {**{k:getattr(self, k) for k in _own}, **kwargs}
+        if 'get_idxs' in kwargs: kwargs['skip_bad'] = False # of `get_preds`: an answer for each
     res = TfmdDL.new(self, dataset, cls, **kwargs)
     old,n = self.n_samples,getattr(res, 'n_samples', self.n_samples)
     if old!=n: # the types that fastai copied are those of the old slots
@@ -216,8 +216,7 @@ def draw_pairs(self:MultiSampleDL,
     if not hasattr(self.dataset, 'tls'):
         raise ValueError(f"partner='other_class' on a {type(self.dataset).__name__}: "
                          "expected fastai's Datasets, whose labels can be read")
-    unlabelled = len(self.dataset.tls)<=self.dataset.n_inp
-    if unlabelled: return partners(n, N, 'other', g=g)
+    if len(self.dataset.tls)<=self.dataset.n_inp: return partners(n, N, 'other', g=g)
     if self.pairs_stay: return partners(n, N, how, self.labels, g) # where one class may prevail
     rows = [other_class_permutation(self.labels, g) for _ in range(1, N)]
     return torch.stack([torch.arange(n), *rows])
@@ -305,9 +304,9 @@ class MultiSampleDataLoaders(ImageDataLoaders):
         slots = dict(n_samples=n_samples, partner=partner, pair_seed=pair_seed)
         kwargs = {**dblock.dls_kwargs, **{k:v for k,v in slots.items() if v is not None}, **kwargs}
         check_loader_args(kwargs)
-        dblock,get_items = copy(dblock),dblock.get_items
-        if getattr(get_items, 'func', get_items) is get_image_files: # which follows links
-            dblock.get_items = partial(image_files, **getattr(get_items, 'keywords', {}))
+        dblock,made = copy(dblock),partial(dblock.get_items or noop)
+        if made.func is get_image_files: # which follows links
+            dblock.get_items = partial(image_files, *made.args, **made.keywords)
         dsets = checked_datasets(dblock, source, skip_bad, kwargs.get('verbose', False))
         dls = dsets.dataloaders(path=path,
                                 after_item=dblock.item_tfms, after_batch=dblock.batch_tfms,
@@ -318,7 +317,13 @@ class MultiSampleDataLoaders(ImageDataLoaders):
 @patch(cls_method=True)
 @delegates(ImageDataLoaders.from_folder)
 def from_folder(cls:MultiSampleDataLoaders,
-    path, train='train', valid=None, valid_pct=None, seed=None, **kwargs):
+    path, # Folder with a folder of images for each class, or with two such folders
+    train='train', # Name of the training folder
+    valid=None, # Validation folder; `None`: the first there of valid, val, test
+    valid_pct=None, # Fraction for validation, 0..1; `None`: .2 without two folders
+    seed=None, # Seed of the random split; `None`: 42 if `valid_pct` is not given
+    **kwargs # And those of `from_dblock`
+):
     "Create from a folder per class, in `train/` and `valid/`, `val/` or `test/`, or split randomly"
     path,rest,named = Path(path),('valid','val','test'),valid is not None
     if not named: valid = first(o for o in rest if (path/o).is_dir()) or rest[0]
@@ -328,9 +333,15 @@ def from_folder(cls:MultiSampleDataLoaders,
     make = ImageDataLoaders.from_folder.__func__
     return make(cls, path, train=train, valid=valid, valid_pct=valid_pct, seed=seed, **kwargs)
 
+# %% ../nbs/11_data.ipynb #3c7f45cc
 @patch(cls_method=True)
 @delegates(ImageDataLoaders.from_lists)
-def from_lists(cls:MultiSampleDataLoaders, path, fnames, labels, **kwargs):
+def from_lists(cls:MultiSampleDataLoaders,
+    path, # Folder of the files
+    fnames, # Files below it
+    labels, # A label for each file
+    **kwargs # And those of `from_dblock`
+):
     "Create from a list of files and a list of their labels"
     fnames,labels = list(fnames),list(ifnone(labels, []))
     if len(fnames)!=len(labels) or not fnames: raise ValueError(
@@ -363,6 +374,10 @@ class MultiSampleDataBlock(DataBlock):
     def dataloaders(self, source, **kwargs):
         "Create `MultiSampleDataLoaders` from `source`"
         return MultiSampleDataLoaders.from_dblock(self, source, **kwargs)
+
+    def weighted_dataloaders(self, *args, **kwargs):
+        "Not for slots: weights belong to single samples"
+        raise ValueError('weighted_dataloaders: expected a DataBlock, whose loaders have one slot')
 
 # %% ../nbs/11_data.ipynb #c9c63d61
 def _test_dl(dls, items, **kwargs):

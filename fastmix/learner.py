@@ -210,7 +210,7 @@ def mixup_c_learner(
     n_heads:int=None, # `None`: a head per slot (section 4.2); 1: one softmax for all (section 4.1)
     loss_func=None, # Loss of one head; `None`: the loaders' own
     metrics=None, # Any of fastai's or ours; `None`: see `default_metrics`
-    cbs=None, # More callbacks; a `MixupC` or `StepDecay` of yours replaces the default one
+    cbs=None, # More callbacks; a `MixupC` or `StepDecay` of yours replaces the default
     **kwargs
 )->MultiSampleLearner:
     "A learner that classifies `n_samples` images in one forward pass (sections 4 and 5.1)"
@@ -261,7 +261,7 @@ def _slot_preds(learn, items, **kwargs): # of tuples of images, an image per slo
     with learn.no_bar(): xs,probs,_ = learn.get_preds(dl=dl, with_input=True)
     return dl,tuplify(xs),probs
 
-def _answers(learn, probs): # label, class number and probabilities for each row of `[m,c]`
+def _answers(learn, probs): # label, class number, probabilities for each row of `[m,c]`
     decoded, = HeadsLoss(loss_of_one(learn), 1).decodes(probs)
     to_label = learn.dls.train_ds.tls[-1].decode # a class, labels over the threshold, or numbers
     return L((to_label(d), d, p) for d,p in zip(decoded, probs))
@@ -389,7 +389,7 @@ def to_single(self:Learner,
 @patch
 def fine_tune_single(self:Learner,
     epochs:int=20, # Number of epochs
-    lr:float=None, # Initial learning rate; `None`: a tenth of the training's
+    lr:float=None, # Initial learning rate; `None`: a tenth of the learner's own
     **kwargs # For `fit`
 ):
     "Fine-tune on single, unmixed images, with a fresh optimizer (section 5.5)"

@@ -53,6 +53,12 @@ class PadCrop(RandTransform):
         shown = rows.index_select(0, i).mul_(cols.index_select(0, j))
         return crops.mul_(shown.view(b, 1, h, w)).as_subclass(type(x))
 
+# %% ../nbs/12_memory.ipynb #c04d2726
+@PadCrop
+def encodes(self, y:TensorMask|TensorPoint|TensorBBox):
+    raise ValueError(f'PadCrop with a {type(y).__name__}: expected targets that do not move with '
+                     'the image; use aug_transforms')
+
 # %% ../nbs/12_memory.ipynb #aa37941a
 class Unreadable(str): "Why an image cannot be decoded"
 
@@ -81,8 +87,9 @@ class Decoder(TfmdDL):
         **kwargs # What `TfmdDL` takes
     ):
         super().__init__(dataset, after_item=after_item, do_setup=False, **kwargs)
-        train = getattr(dataset, 'split_idx', None)==0
-        if train: check_one_result(self.after_item.fs)
+        train = getattr(dataset, 'split_idx', None)!=1
+        own = first(getattr(dataset, 'tls', [])) # its images
+        if train: check_one_result([*(own.tfms.fs if own else []), *self.after_item.fs])
         self.twice = train and any(not isinstance(f, ToTensor) for f in self.after_item.fs)
 
     def do_item(self, i):
@@ -181,6 +188,7 @@ def cache_key(
     h = hashlib.blake2b(digest_size=16)
     for o in image_sources(d.dataset.tls[0]):
         if isinstance(o, (str,Path)):
+            if not os.path.exists(o): raise ValueError(f'{o}: expected a file; leave out cache')
             st = os.stat(o)
             o = f'{o}|{st.st_size}|{st.st_mtime_ns}'
         h.update(pickle.dumps(o))

@@ -79,6 +79,11 @@ def target_kind(
 def _reason(e): # of a `KeyError` without its quotes
     return str(e.args[0] if isinstance(e, KeyError) and e.args else e) or repr(e)
 
+def _label_tfms(ds): # the label function, in one step or more, and what codes its result
+    fs = ds.tls[ds.n_inp].tfms.fs
+    n = 1 + len([*itertools.takewhile(lambda f: type(f) is Transform, fs[1:])])
+    return Pipeline(fs[:n]),fs[n:]
+
 def raw_labels(
     ds:Datasets # Of images and one label each
 ): # A generator
@@ -86,8 +91,7 @@ def raw_labels(
     if len(ds.tls)<=ds.n_inp:
         raise ValueError('data set without labels: expected a label for each image, '
                          'from a second block')
-    tl = ds.tls[ds.n_inp]
-    items,get_label = L(tl.items, use_list=None),tl.tfms.fs[0]
+    items,(get_label,_) = L(ds.tls[ds.n_inp].items, use_list=None),_label_tfms(ds)
     for i in range(len(items)):
         try: label = get_label(items[i])
         except Exception as e:
@@ -102,11 +106,11 @@ def read_labels(
 )->Tensor: # `[n,...]`, of the type that the data set gives
     "All labels of `ds`; the first one that does not fit is refused, with the name of its file"
     number,values,which = {},[],[] # of each distinct label; their values; of each item
+    fs = _label_tfms(ds)[1] if len(ds) else []
     for i,label in enumerate(raw_labels(ds)):
         key = label if isinstance(label, (str,int)) else (i,)
         if key not in number:
             number[key] = len(values)
-            fs = ds.tls[ds.n_inp].tfms.fs[1:]
             try: v = target_tensor(compose_tfms(label, fs, split_idx=ds.split_idx), most=4)
             except Exception as e: raise ValueError(f'{source_name(ds, i)}: {_reason(e)}') from e
             if not v.isfinite().all():
@@ -132,7 +136,7 @@ def check_labels(
     *sets:Datasets # Of training and of validation
 )->list: # All labels of each set
     "Refuse sets without images, without labels, or of a single class"
-    for ds,name in zip(sets, ('training','validation')):
+    for ds,name in zip(sets, ('training','validation','third','fourth','fifth')):
         if not len(ds): raise ValueError(f'{name} set: expected at least one image, it is empty')
     if len(sets[0])<2: raise ValueError('training set: expected at least two images, it has one')
     ys = [read_labels(ds) for ds in sets]
@@ -161,10 +165,13 @@ def image_sizes(
 )->dict: # Items that can be read: width and height, or `None` if they come from no file
     "Probe every file, in parallel if there are many; say how many are left out"
     files = list(itertools.takewhile(risinstance((str,Path)), image_sources(ds.tls[0])))
-    if len(files)<len(ds): return dict.fromkeys(range(len(ds))) # arrays
+    no_files = dict.fromkeys(range(len(ds)))
+    if len(files)<len(ds): return no_files
     n_workers = min(16, defaults.cpus) if len(files)>5000 else 0
     probes = list(parallel(probe_image, files, n_workers=n_workers, progress=False, chunksize=500))
-    problems = [o for o in probes if isinstance(o, str)]
+    bad = [i for i,o in enumerate(probes) if isinstance(o, str)]
+    if bad and not image_problem(ds, bad[0]): return no_files # its own function reads them
+    problems = [probes[i] for i in bad]
     if problems and not skip_bad:
         more = f' ({len(problems)} such files)' if len(problems)>1 else ''
         raise ValueError(f'{problems[0]}{more}: repair it, or leave it out with skip_bad=True')
@@ -176,6 +183,7 @@ def image_sizes(
                    'cuts off at 255; scale them to 8 bits beforehand')
     return sizes
 
+# %% ../nbs/03_reading.ipynb #fda8c9dc
 def say_left_out(
     k:int, # How many are left out
     n:int, # Of how many
@@ -184,26 +192,34 @@ def say_left_out(
 
 # %% ../nbs/03_reading.ipynb #7054d817
 def inside_itself(
-    folder # A path
+    folder:Path,
+    root # The folder that it was found in, directly or not
 )->bool:
-    "Whether a link on the way to `folder` leads back to a folder above it"
-    real = [os.path.realpath(o) for o in (folder, *Path(folder).parents)]
+    "Whether a link on the way from `root` to `folder` leads back to a folder above it"
+    way = [folder, *itertools.takewhile(lambda o: o.is_relative_to(root), folder.parents)]
+    real = [os.path.realpath(o) for o in way]
+    real += map(str, Path(real[-1]).parents)
     return len(set(real))<len(real)
 
 def _is_image(folder, f): # no pipe, no device and no link to itself
     known = f[0]!='.' and Path(f).suffix.lower() in image_extensions
     return known and os.path.isfile(os.path.join(folder, f))
 
+# %% ../nbs/03_reading.ipynb #74d16f3a
 def image_files(
     path, # A folder
-    folders=None # Names of the folders in it to look into; `None`: all
+    recurse:bool=True, # Whether to look into the folders in it
+    folders=None # Names of those to look into, `'.'` being `path` itself; `None`: all
 )->L:
     "The files with an image's extension in `path`, as `get_image_files` gives them; each once"
-    files = L()
+    files,chosen = L(),L(folders) if recurse else []
     for folder,names,fs in os.walk(path, followlinks=True):
-        names[:] = [o for o in names if o[0]!='.' and not inside_itself(Path(folder)/o)]
-        if folders and Path(folder)==Path(path): names[:] = [o for o in names if o in folders]
-        else: files += [Path(folder)/f for f in fs if _is_image(folder, f)]
+        at = Path(folder)
+        below = [o for o in names if recurse and o[0]!='.']
+        names[:] = [o for o in below if not inside_itself(at/o, path)]
+        choose = chosen and at==Path(path)
+        if choose: names[:] = [o for o in names if o in chosen]
+        if not choose or '.' in chosen: files += [at/f for f in fs if _is_image(folder, f)]
     return files
 
 # %% ../nbs/03_reading.ipynb #6b284749
@@ -221,6 +237,7 @@ def _check_size(dsets, item_tfms, sizes): # of two files that differ in size
     i,*others = {size:i for i,size in sizes.items() if size}.values() or [None]
     if not others: return
     j = others[0]
+    if image_problem(dsets, i) or image_problem(dsets, j): return # whoever reads it will say so
     a,b = [tuple(Pipeline(item_tfms)(dsets[k])[0].shape) for k in (i,j)]
     if a!=b:
         names = f'{source_name(dsets, i)}, {source_name(dsets, j)}'

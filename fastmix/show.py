@@ -85,7 +85,7 @@ def _show_pairs(x:Slots, y, samples, **kwargs): _show(len(x), samples, **kwargs)
 def _show_answers(x:Slots, y, samples, outs, **kwargs): _show(len(x), samples, outs, **kwargs)
 
 @dispatch
-def plot_top_losses(x:Slots, y:tuple, samples, outs, raws, losses, **kwargs):
+def plot_top_losses(x:Slots, y, samples, outs, raws, losses, **kwargs):
     _show(len(x), samples, outs, losses.tolist(), **kwargs)
 
 @patch

@@ -767,13 +767,30 @@ def test_a_choice_keeps_nothing_of_a_batch():
 def test_a_choice_mixes_no_validation_batches():
     with pytest.raises(ValueError, match='rules: Mixup.*: expected None or a callback as Mixup.., which mixes training batches only'): MixChoice(Mixup(mix_valid=True))
 
-def test_random_labels_are_classes():
+def test_random_labels_need_classes():
     with pytest.raises(ValueError, match='random_label=0: expected one class per sample'): _random_labels((torch.rand(4),), 0, 3, keyed_rng(0))
 
-def test_weighted_losses_keep_their_scale_when_mixing_ends():
+@pytest.mark.parametrize('kw,said', [(dict(x=.8),'x=0.8: expected a number in 0..0.5'), (dict(x='abc'),"x='abc': expected a half-width"), (dict(x=.5, l=-.1),'l=-0.1: expected')])
+def test_weights_of_any_rule_are_refused_where_they_are_given(kw, said):
+    with pytest.raises(ValueError, match=said): Mix(**kw)
+    assert Mix(.5, l=0).l_dist==0 and Mix(.5).l_dist is None
+
+@pytest.mark.parametrize('rule,n', [(CutMixup(Fixed(.5), seed=0),8), (CutMixup(0., seed=0),8), (CutMixup(Fixed(.5), seed=0, per='batch'),1)], ids=['fixed','zero','batch'])
+def test_boxes_of_one_area_have_places_of_their_own(rule, n):
+    "A constant λ is no constant place; the partner is black, the image white"
+    learner(rule).fit(1)
+    x = torch.arange(1., 9)[:,None,None,None].expand(8,1,32,32)
+    rule.learn = SimpleNamespace(training=True)
+    rule.partner = 'other'
+    (m,),_,_ = rule.mix_batch((x,), (torch.arange(8),), lambda i: keyed_rng(i))
+    boxes = {tuple((o!=x[i,0]).flatten().tolist()) for i,o in enumerate(m[:,0])}
+    assert n-1<=len(boxes)<=n # two of eight may fall together
+
+@pytest.mark.parametrize('lam_l', [.3,'x'])
+def test_weighted_losses_keep_their_scale_when_mixing_ends(lam_l):
     "The weights sum to 1, as do those without mixing, one half for each slot"
     learn = mixup_c_learner(digits_dls(2, bs=512, size=8), arch=partial(cifar_resnet, 8), precision='fp32',
-                            cbs=MixupC(lam_l=.3, seed=0, when=partial(until, end=0)))
+                            cbs=MixupC(lam_x=.3, lam_l=lam_l, seed=0, when=partial(until, end=0)))
     came = []
     class One(Callback):
         order = 80

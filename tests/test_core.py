@@ -53,7 +53,7 @@ def test_another_class_is_drawn_evenly_from_all_of_the_others():
         assert torch.allclose(freq, (y!=c)/(y!=c).sum(), atol=.03)
     many = torch.arange(100_000)%10
     assert (many[other_class(many, keyed_rng(0))]!=many).all()
-    alone = torch.stack([other_class(torch.zeros(3), g) for g in [keyed_rng(0)] for _ in range(600)])
+    alone = torch.stack([other_class(torch.zeros(3, dtype=torch.long), g) for g in [keyed_rng(0)] for _ in range(600)])
     assert torch.allclose(torch.bincount(alone[:,0], minlength=3)/600, torch.full((3,), 1/3), atol=.1) # any, where there is no other
     for none in (torch.eye(3), None):
         with pytest.raises(ValueError, match='expected one class per sample'): other_class(none, keyed_rng(0))
@@ -101,3 +101,8 @@ def test_others_where_slots_are_more_than_samples(bs, n):
     (lambda shape: torch.ones(*shape, 2), 'that sum to 2: expected 1')])
 def test_weights_that_are_none(dist, said):
     with pytest.raises(ValueError, match='gave weights.*'+said): draw_weights(dist, 99)
+
+def test_bad_values_are_refused_by_the_functions_too():
+    with pytest.raises(ValueError, match="dist=0.8: expected a number in 0..0.5"): draw_weights(.8, 5)
+    with pytest.raises(ValueError, match="how='othr': expected"): partners(6, how='othr')
+    with pytest.raises(ValueError, match="partner='other_class': expected one class per sample"): partners(6, how='other_class', y=torch.rand(6))

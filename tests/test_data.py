@@ -5,6 +5,7 @@ from fastai.vision.all import *
 from fastmix.all import *
 from fastmix.data import Slots, other_class_permutation
 from fastmix import memory
+from fastmix.reading import image_files
 
 for o in [o for o in dir() if o.startswith('test')]: del globals()[o] # fastcore's, which pytest would take for tests
 
@@ -565,3 +566,94 @@ def test_every_image_stands_once_in_rows_of_next_in_memory(path, n):
 def test_another_class_needs_labels_that_can_be_read():
     dl = MultiSampleDL([(tensor(1.),tensor(1))]*20, 2, partner='other_class', bs=8, shuffle=True)
     with pytest.raises(ValueError, match="partner='other_class' on a list: expected fastai's Datasets"): dl.one_batch()
+
+def test_a_path_with_two_dots_and_what_get_image_files_takes(path, monkeypatch):
+    (path/'d').mkdir()
+    n = len(get_image_files(path))
+    for p in (path/'d'/'..', path/'..'/path.name): assert len(image_files(p))==n
+    monkeypatch.chdir(path/'d')
+    assert len(image_files(Path('..')))==len(image_files('..'))==n
+    Image.new('RGB', (8,8)).save(path/'top.png')
+    for kw in (dict(recurse=False), dict(folders=['a']), dict(folders='a'), dict(folders=['a','.']), dict(recurse=False, folders=['a'])):
+        if kw.get('folders')=='a': assert len(image_files(path, **kw))==n//3 # fastai takes a list
+        else: assert sorted(image_files(path, **kw))==sorted(get_image_files(path, **kw)), kw
+    block = MultiSampleDataBlock(get_items=partial(get_image_files, recurse=True), get_y=parent_label)
+    assert len(block.dataloaders(path, num_workers=0, bs=4).items) > 0
+
+def open_npy(fn): return PILImage.create(np.load(fn))
+
+def test_files_that_their_own_function_reads(tmp_path):
+    "Arrays in files, and keys that are no files; what cannot be read is still named"
+    path = tmp_path/'im'
+    path.mkdir()
+    fs = [path/f"{'ab'[i%2]}_{i}.npy" for i in range(8)]
+    for i,f in enumerate(fs): np.save(f, np.full((8,8,3), 20*i, np.uint8))
+    blocks,kw = (TransformBlock(type_tfms=open_npy, batch_tfms=IntToFloatTensor),CategoryBlock),dict(bs=2, num_workers=0, device='cpu')
+    class_of = dict(blocks=blocks, get_items=partial(get_files, extensions=['.npy']), get_y=lambda o: o.name[0], splitter=RandomSplitter(.25, seed=0))
+    dls = MultiSampleDataBlock(**class_of).dataloaders(path, **kw)
+    assert len(dls.train_ds)==6 and len(in_memory(dls, cache=tmp_path/'c').train_ds)==6
+    keys,store = [f'{c}-key' for c in 'abababab'],np.zeros((8,8,3), np.uint8)
+    d = DataBlock((ImageBlock,CategoryBlock), get_x=lambda key: PILImage.create(store), get_y=lambda key: key[0], splitter=IndexSplitter([6,7]))
+    dls = MultiSampleDataLoaders.from_dblock(d, keys, **kw)
+    assert len(in_memory(dls).train_ds)==6
+    with pytest.raises(ValueError, match='a-key: expected a file; leave out cache'): in_memory(dls, cache=tmp_path/'c')
+    for f in fs: f.write_bytes(b'cut')
+    with pytest.raises(ValueError, match='_[0-7].npy: expected an image, .*8 such files'): MultiSampleDataBlock(**class_of).dataloaders(path, **kw)
+
+def test_a_label_function_of_several_steps(path):
+    "One step may give what the next one replaces"
+    df = pd.DataFrame({'fn': get_image_files(path).map(str), 'label': ['a','b',None]*8})
+    block = DataBlock((ImageBlock,CategoryBlock), get_x=lambda r: r['fn'], splitter=RandomSplitter(.25, seed=0))
+    block.getters[1] = Pipeline([lambda r: r['label'], lambda o: 'none' if pd.isna(o) else o])
+    dls = MultiSampleDataLoaders.from_dblock(block, df, bs=4, num_workers=0)
+    assert list(dls.vocab)==['a','b','none'] and in_memory(dls).train.data[1].bincount().sum()==18
+    block.getters[1] = Pipeline([lambda r: r['label'], lambda o: o])
+    with pytest.raises(ValueError, match='expected a label, it has none'): MultiSampleDataLoaders.from_dblock(block, df, bs=4, num_workers=0)
+
+def test_predictions_are_not_left_out(tmp_path):
+    "A file that opens, and fails when it is decoded: training skips it, a prediction names it"
+    for part,n in (('train',12), ('valid',8)): write(tmp_path/part, n, classes='ab')
+    path,bad = tmp_path,sorted(get_image_files(tmp_path/'valid'))[1]
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64,64,3), dtype=np.uint8)).save(bad)
+    b = bytearray(bad.read_bytes())
+    b[3000:3400] = bytes(400) # in the middle; head and end are whole
+    bad.write_bytes(b)
+    dls = MultiSampleDataLoaders.from_folder(path, n_samples=1, skip_bad=True, bs=4, num_workers=0, device='cpu', item_tfms=Resize(8))
+    learn = mixup_learner(dls, arch=partial(cifar_resnet, 8), precision='fp32')
+    with learn.no_bar(), learn.no_logging():
+        learn.validate()
+        with pytest.raises(ValueError, match=f'{bad.name}: expected an image'): learn.get_preds()
+
+def test_weighted_loaders_have_no_slots(path):
+    with pytest.raises(ValueError, match='weighted_dataloaders: expected a DataBlock'): MultiSampleDataBlock(get_items=get_image_files, get_y=parent_label).weighted_dataloaders(path, np.ones(18))
+
+def test_targets_that_move_with_the_image_are_not_cropped(path):
+    def mask(f): return PILMask.create(np.zeros((8,8), np.uint8))
+    for block,get_y,name in ((MaskBlock(['x','y']),mask,'TensorMask'), (PointBlock,lambda f: [(1,1)],'TensorPoint')):
+        dls = DataBlock((ImageBlock,block), get_items=get_image_files, get_y=get_y, batch_tfms=PadCrop(2)).dataloaders(path, bs=4, num_workers=0, device='cpu')
+        with pytest.raises(ValueError, match=f'PadCrop with a {name}: expected targets that do not move'): dls.train.one_batch()
+        dls.valid.one_batch() # which is not cropped
+
+def test_random_transforms_of_the_data_set_itself(path):
+    files = get_image_files(path).sorted()
+    def load(splits): return Datasets(files, [[PILImage.create, FlipItem(.5), ToTensor], [parent_label, Categorize]], splits=splits)
+    two = load([list(range(18)), list(range(18, 24))]).dataloaders(after_batch=IntToFloatTensor, bs=4, num_workers=0)
+    with pytest.raises(ValueError, match='FlipItem in item_tfms is random: expected transforms with one result'): in_memory(two)
+    parts = [Datasets(files, [[PILImage.create], [parent_label, Categorize]]) for _ in range(2)] # which know no split
+    wide = DataLoaders.from_dsets(*parts, after_item=[RandomResizedCrop(8), ToTensor], after_batch=IntToFloatTensor, bs=4, num_workers=0)
+    with pytest.raises(ValueError, match='RandomResizedCrop in item_tfms is random'): in_memory(wide)
+
+def test_an_empty_third_set(path):
+    files = get_image_files(path).sorted()
+    d = Datasets(files, [[PILImage.create], [parent_label, Categorize]], splits=[list(range(18)), list(range(18, 24)), []])
+    with pytest.raises(ValueError, match='third set: expected at least one image, it is empty'): in_memory(d.dataloaders(after_item=ToTensor, after_batch=IntToFloatTensor, bs=4, num_workers=0))
+
+@pytest.mark.parametrize('n', [1,2])
+def test_top_losses_of_numbers(path, n):
+    block = DataBlock((ImageBlock,RegressionBlock), get_items=get_image_files, get_y=lambda f: float(f.stem)/24, splitter=RandomSplitter(.25, seed=0))
+    dls = MultiSampleDataLoaders.from_dblock(block, path, n_samples=n, bs=4, num_workers=0, device='cpu')
+    make = mixup_learner if n==1 else mixup_c_learner
+    learn = make(dls, arch=partial(cifar_resnet, 8), precision='fp32')
+    with learn.no_bar(): Interpretation.from_learner(learn).plot_top_losses(3)
+    assert len(plt.gcf().axes)>=3
+    plt.close('all')

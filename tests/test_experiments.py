@@ -411,6 +411,29 @@ def test_accuracy_against_rate_is_drawn(smoke):
     assert [len(l.get_xdata()) for l in ax.lines]==[1,2] and ax.texts[-1].get_text()=='8, width 2'
     plots.plt.close('all')
 
+def test_chance_in_the_curves_of_confusion():
+    todo = [s for _,s in runs.fig6('smoke')]
+    one = dict(settings=todo[-1], figures=dict(single_acc=.5), curves=dict(train=dict(valid_wrong_0=[.9,.45], valid_confused_0=[.2,.1])))
+    cols = dict(valid_confused_0='names the other slot, head 0', valid_chance_0='by chance, head 0')
+    plots.over_epochs('fig6', {runs.key(todo[-1]):one}, 'smoke', 'net', cols, chance={}, top=12)
+    ax, = plots.plt.gcf().axes # panels without runs are left out
+    ours,by_chance = ax.lines
+    assert ax.get_title()=='ERM' and ax.get_ylim()==(0,12)
+    assert np.allclose(ours.get_ydata(), [20,10]) and np.allclose(by_chance.get_ydata(), [10,5])
+    assert by_chance.get_linestyle()=='--' and ours.get_color()==by_chance.get_color()
+    plots.plt.close('all')
+
+def test_a_scale_that_decides_nothing_has_no_columns():
+    f = lambda t: dict(head_0=.5, head_1=.1)
+    cpu,mid = made_up('fig6', f),made_up('fig6', f, 'mid')
+    erm = {k:d for k,d in mid.items() if d['settings']['method']=='erm'}
+    def scales(mid, cpu): return [c[:-9] for c in report.judged('fig6', dict(mid=mid, cpu=cpu)) if c.endswith(': verdict')]
+    assert scales(mid, cpu)==['mid','cpu'] and scales(erm, cpu)==['cpu'] and scales(erm, {})==['mid']
+
+def test_the_paper_speaks_of_training_accuracy():
+    ours = {r['says']:verdicts.of_the_paper(r) for r in verdicts.rules if r['claim']=='fig1'}
+    assert all(of==says.startswith('Training') for says,of in ours.items())
+
 def test_every_rule_says_not_run_without_runs():
     for r in verdicts.rules:
         for sc in runs.scales: assert verdicts.verdict(r, verdicts.frame(r['claim'], sc, {}), sc)[0]==NONE
