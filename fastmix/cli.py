@@ -110,10 +110,11 @@ def run_folder(
     if s.out is not None:
         Path(s.out).mkdir(parents=True, exist_ok=True)
         return Path(s.out)
+    Path('runs').mkdir(exist_ok=True)
     for i in itertools.count(1):
         path = Path('runs')/f'{Path(s.data).name}-{s.method}-{i}'
         with contextlib.suppress(FileExistsError):
-            path.mkdir(parents=True)
+            path.mkdir()
             return path
 
 # %% ../nbs/18_cli.ipynb #e9486e6c
@@ -162,13 +163,13 @@ def save_run(
     learn, # A trained learner; its path is the run folder
     s:Settings
 ):
-    "Draw the pictures of a finished run, and save its model"
+    "Save the model of a finished run, and draw its pictures"
     from fastmix.processes import whole_file
     from fastmix.show import plot_pairs
-    save_curves(learn)
-    plot_pairs(learn, learn.path/'pairs.png')
     learn.save_weights('model', **run_settings(s))
     with whole_file(learn.path/'model.pkl') as tmp: learn.export(tmp.name)
+    save_curves(learn)
+    plot_pairs(learn, learn.path/'pairs.png')
 
 # %% ../nbs/18_cli.ipynb #4af57df6
 def _watchers(s, path): # callbacks for those who look on
@@ -205,7 +206,7 @@ def _print_result(learn, log):
 # %% ../nbs/18_cli.ipynb #e6393dcc
 @delegates(Settings)
 def train(**kwargs): # The trained learner; its `path` is the run folder
-    "Train a network on several mixed samples at once, and leave a folder with the results"
+    "Train a network on several mixed samples at once, and leave a folder with results"
     s = Settings(**kwargs)
     from fastai.vision.all import ProgressCallback, noop, rank_distrib, set_seed
     from fastmix.processes import join_processes, leave_processes, on_rank0

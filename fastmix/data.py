@@ -358,7 +358,7 @@ class MultiSampleDataBlock(DataBlock):
     @delegates(DataBlock.__init__)
     def __init__(self,
         n_samples:int=2, # Number of slots N
-        partner:str='any', # Partners: `'any'`, `'other'` (never itself) or `'other_class'`
+        partner:str='any', # Partners: `'any'`, `'other'` (not itself) or `'other_class'`
         pair_seed:int=0, # Seed of the fixed pairs of validation
         blocks=(ImageBlock,CategoryBlock), # Blocks of one input and one target, for a single sample
         **kwargs

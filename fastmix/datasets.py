@@ -38,7 +38,7 @@ def digits_dls(
     seed:int=42, # Seed of the split: a fifth of each class is held out
     device=None, # Device of the data; `None`: fastai's default device
     **kwargs # What `MultiSampleDataLoaders.from_dblock` takes
-)->MultiSampleDataLoaders: # 1,437 training and 360 validation images, 1 channel, in memory
+)->MultiSampleDataLoaders: # 1,437 training, 360 validation images, 1 channel, in memory
     "scikit-learn's handwritten digits"
     dblock = DataBlock((ImageBlock(PILImageBW),CategoryBlock), get_x=digit_image, get_y=digit_label,
                        splitter=TrainTestSplitter(.2, random_state=seed, stratify=_digits()[1]),

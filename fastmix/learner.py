@@ -133,7 +133,7 @@ def _normalize(dls, net): # as fastai does it for pretrained weights
 def _model_for(dls, arch, n_samples, n_heads, pretrained): # on the device of the loaders
     xs = batch_images(dls, getattr(dls, 'n_samples', 1))
     model = make_model(arch, get_c(dls), n_samples, n_heads, xs[0].shape[1], pretrained)
-    check_model(model, xs, n_samples, get_c(dls))
+    check_model(model, xs, n_samples, get_c(dls), getattr(dls, 'vocab', None))
     if pretrained and model.n_in==3: _normalize(dls, model.net)
     return model.to(dls.device) # now, so that what `learn.load` brings comes to the same place
 
@@ -213,7 +213,7 @@ def mixup_c_learner(
     cbs=None, # More callbacks; a `MixupC` or `StepDecay` of yours replaces the default
     **kwargs
 )->MultiSampleLearner:
-    "A learner that classifies `n_samples` images in one forward pass (sections 4 and 5.1)"
+    "A learner that classifies `n_samples` images in one forward pass (sections 4, 5.1)"
     check_keywords(kwargs, signature(mixup_c_learner).parameters, 'mixup_c_learner')
     own = getattr(dls, 'n_samples', 1)
     n = check_int('n_samples', ifnone(n_samples, 2 if own==1 else own), 1)
@@ -258,7 +258,8 @@ def _slot_preds(learn, items, **kwargs): # of tuples of images, an image per slo
     if n==1: items = [im for im, in items]
     else: kwargs['pairs'] = True
     dl = slot_dls(learn.dls, n).test_dl(items, num_workers=0, **kwargs)
-    with learn.no_bar(): xs,probs,_ = learn.get_preds(dl=dl, with_input=True)
+    act = HeadsLoss(loss_of_one(learn)).activation
+    with learn.no_bar(): xs,probs,_ = learn.get_preds(dl=dl, with_input=True, act=act)
     return dl,tuplify(xs),probs
 
 def _answers(learn, probs): # label, class number, probabilities for each row of `[m,c]`
@@ -328,13 +329,12 @@ class Head(GetAttr):
         "As `Learner.get_preds`, of the head and its slot alone"
         xs,preds,ys = self.learn.get_preds(dl=self.pairs, with_input=True, act=noop)
         pred,y = preds[:,self.i] if preds.ndim>2 else preds,tuplify(ys)[self.i]
-        loss = deepcopy(loss_of_one(self.learn))
-        if hasattr(loss, 'to'): loss.to('cpu') # as the predictions are
-        probs = ifnone(act, getcallable(loss, 'activation'))(pred)
-        res = [tuplify(xs)[self.i]] if with_input else []
-        res += [probs, y]
-        if with_decoded: res.append(getcallable(loss, 'decodes')(probs))
-        if with_loss: res.append(unreduced(loss)(pred, y))
+        loss = HeadsLoss(deepcopy(loss_of_one(self.learn)), 1)
+        loss.to('cpu') # as the predictions are
+        probs = ifnone(act, loss.activation)(pred)
+        res = [tuplify(xs)[self.i]]*with_input + [probs, y]
+        if with_decoded: res += loss.decodes(probs)
+        if with_loss: res.append(unreduced(loss.func)(pred, y))
         return tuple(res)
 
 class HeadInterpretation(ClassificationInterpretation):
@@ -374,13 +374,13 @@ def to_single(self:Learner,
         conv = first(model.modules(), risinstance(nn.Conv2d))
         n_in = conv.in_channels if conv else dls.one_batch()[0].shape[1]
         model = MultiSample(deepcopy(model), 1, 1, n_in)
-    kwargs = dict(loss_func=loss_of_one(self), path=self.path) | kwargs
+    kept = ['opt_func','lr','wd','path'] + ['splitter']*isinstance(self.model, MultiSample)
+    kwargs = {k:getattr(self, k) for k in kept} | dict(loss_func=loss_of_one(self)) | kwargs
     if len(dls.train_ds): return mixup_learner(dls, arch=model, **kwargs)
     # `load_learner` brings no data to look at
     check_keywords(kwargs, signature(mixup_learner).parameters, 'to_single')
-    trained_as = dict(opt_func=self.opt_func, lr=self.lr, cbs=StepDecay(), splitter=slot_groups)
     precision,compile = kwargs.pop('precision', None),kwargs.pop('compile', False)
-    learn = MixupLearner(dls, model, **trained_as | kwargs)
+    learn = MixupLearner(dls, model, **dict(cbs=StepDecay(), splitter=slot_groups) | kwargs)
     if precision: set_precision(learn, precision)
     if compile: compile_model(learn.model, learn.dls.device)
     return learn
@@ -396,7 +396,7 @@ def fine_tune_single(self:Learner,
     check_int('epochs', epochs, 1)
     n = getattr(self.model, 'n_samples', 1)
     if n>1: raise ValueError(f'a network of n_samples={n}: expected 1, call to_single() first')
-    self.remove_cbs(self.cbs.filter(risinstance(MixBase)))
+    self.remove_cbs(self.cbs.filter(risinstance((MixBase,MixHandler))))
     self.unfreeze()
     lr = ifnone(lr, self.lr/10)
     if not isinstance(lr, slice): check_number('lr', lr, 0)

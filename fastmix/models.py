@@ -14,6 +14,7 @@ from fastai.basics import *
 from fastai.vision.learner import model_meta
 from fastai.vision.models import xresnet
 from huggingface_hub import PyTorchModelHubMixin
+from torch.func import functional_call
 from .checks import *
 
 # %% ../nbs/06_models.ipynb #5ff37c4e
@@ -170,22 +171,32 @@ def _layers(model, name=''):
         return [o for nm,m in children for o in _layers(m, f'{name}.{nm}' if name else nm)]
     return [(name, model)] if list(model.parameters()) else []
 
+@torch.no_grad()
+def _is_linear(conv): # in its weight, which a network that standardizes it is not
+    w = conv._parameters.get('weight')
+    if w is None: return False # it is made of others
+    x = torch.rand(1, conv.in_channels, 64, 64).to(w)
+    bias,one,two = conv(0*x),conv(x),functional_call(conv, dict(weight=2*w), (x,))
+    return torch.allclose(two-bias, 2*(one-bias), atol=1e-3*float((one-bias).abs().max()))
+
 def _check_ends(model):
     "The first layer with weights, and the last with its name, if both can be replaced"
     if not isinstance(model, nn.Module): raise ValueError(f'model={model!r}: expected a network')
     layers = _layers(model) or [('', model)]
     (_,conv),(name,linear) = layers[0],layers[-1]
-    if isinstance(conv, nn.Conv2d) and conv.groups==1 and isinstance(linear, nn.Linear):
-        return conv,name,linear
+    plain = isinstance(conv, nn.Conv2d) and conv.groups==1 and _is_linear(conv)
+    if plain and isinstance(linear, nn.Linear): return conv,name,linear
     found = ', '.join(f'{nm or "itself"}: {type(m).__name__}' for nm,m in (layers[0], layers[-1]))
     raise ValueError(f'{type(model).__name__} cannot be adapted: expected a convolution over all '
-        'channels as its first layer with weights and a linear classifier as its last, '
-        f'found {found}')
+        'channels, its weight as it is, as its first layer and a linear classifier as its '
+        f'last, found {found}')
 
 # %% ../nbs/06_models.ipynb #c9dc1007
 def _set_input(conv, weight):
     "Change a convolution in place, since timm and others have convolutions of their own"
-    conv.in_channels,conv.weight = weight.shape[1],nn.Parameter(weight.detach().clone())
+    trained = conv.weight.requires_grad
+    conv.weight = nn.Parameter(weight.detach().clone(), requires_grad=trained)
+    conv.in_channels = weight.shape[1]
 
 def _drop_extras(model): # of GoogLeNet and Inception, which are made for one image
     if getattr(model, 'aux_logits', False):
@@ -195,9 +206,23 @@ def _drop_extras(model): # of GoogLeNet and Inception, which are made for one im
         model.transform_input = False
         model.default_cfg = dict(mean=[.5]*3, std=[.5]*3) # as timm says it
 
+# %% ../nbs/06_models.ipynb #77d3f22e
+def _heads(model): # and their name
+    for name,m in model.named_modules():
+        if isinstance(m, Heads): return name,m
+    raise ValueError(f'{type(model.net).__name__} without Heads: expected a network that '
+                     'multi_sample_model or cifar_resnet made')
+
+def _plain_net(model): # a copy; of a network of ours for one image, with its head a linear layer
+    if not isinstance(model, MultiSample): return deepcopy(model)
+    one = to_single(model)
+    name,heads = _heads(one)
+    one.net.set_submodule(name.removeprefix('net.'), heads[0])
+    return one.net
+
 # %% ../nbs/06_models.ipynb #7cd0505d
 def multi_sample_model(
-    model:nn.Module, # A torchvision, timm or fastai classifier for one image; a copy is changed
+    model:nn.Module, # A classifier for one image, or a `MultiSample`; a copy is changed
     n_samples:int, # Number of slots
     n_classes:int, # Number of classes C
     n_heads:int=None, # `None`: one per sample; 1: one softmax for all (section 4.1)
@@ -206,7 +231,7 @@ def multi_sample_model(
     "Turn a network for one image into one for `n_samples` (section 4.2)"
     n_samples,n_heads = _check_slots(n_samples, n_heads)
     check_int('n_classes', n_classes, 1)
-    model = deepcopy(model)
+    model = _plain_net(model)
     _drop_extras(model)
     conv,name,linear = _check_ends(model)
     w,n_in = conv.weight,check_int('n_in', ifnone(n_in, conv.in_channels), 1)
@@ -228,7 +253,7 @@ def to_single(
     model = deepcopy(model)
     conv,scale = _layers(model.net)[0][1],ifnone(model.slot_scale, 1)
     _set_input(conv, scale*conv.weight.unflatten(1, (model.n_samples,-1)).sum(1)) # `[out,n_in,k,k]`
-    name,heads = next((nm,m) for nm,m in model.named_modules() if isinstance(m, Heads))
+    name,heads = _heads(model)
     one = Heads(heads.nf, 1, heads.c, bias=heads[0].bias is not None).to(heads[0].weight)
     for p,q in zip(one.parameters(), heads.parameters()):
         p.copy_(q.unflatten(0, (heads.n,heads.c)).mean(0))
@@ -289,28 +314,44 @@ def make_model(
     net.arch = ifnone(net.arch, _arch_name(arch))
     return net
 
+# %% ../nbs/06_models.ipynb #e5bd8ff2
+def _check_order(names, had): # of the loaders' classes and of the network's
+    if names==had or sorted(names)!=sorted(had): return # a new task has other classes
+    raise ValueError(f'a network of vocab={had}: expected {names}, the order of the loaders')
+
+def _tried(model, images): # its answer, and that of its heads
+    said = []
+    for m in model.modules():
+        if isinstance(m, Heads): m.register_forward_hook(lambda *o: said.append(o[-1]))
+    out = model(*images)
+    return out,(said or [out])[-1]
+
 # %% ../nbs/06_models.ipynb #b0bda5c9
 @torch.no_grad()
 def check_model(
     model:MultiSample, # A network
     xs:tuple, # Images of a batch, of every slot or of one `[b,n_in,h,w]`
     n_samples:int, # Number of slots
-    n_classes:int # Number of classes C
+    n_classes:int, # Number of classes C
+    vocab=None # Names of the classes
 ):
     "Refuse a network that does not take such images, or whose output does not fit the loss"
+    _check_order([str(o) for o in vocab or []], model.vocab or [])
     for k,want in dict(n_samples=n_samples, n_in=xs[0].shape[1]).items():
-        has = getattr(model, k)
-        if has==want: continue
-        raise ValueError(f'a network of {k}={has}: expected {want}, as the images have')
+        if (has := getattr(model, k))!=want:
+            raise ValueError(f'a network of {k}={has}: expected {want}, as the images have')
     name = model.arch or type(model.net).__name__
     one = [x[:1].as_subclass(Tensor).cpu() for x in (xs*n_samples)[:n_samples]]
-    try: out = deepcopy(model).cpu().eval()(*one)
+    try: out,heads = _tried(deepcopy(model).cpu().eval(), one)
     except Exception as e:
         raise ValueError(f'{name} does not take images of {tuple(xs[0].shape[1:])}: {e}') from e
     want = (model.n_heads,n_classes) if model.n_heads>1 else (n_classes,)
-    if out.shape[1:]==want: return
-    raise ValueError(f'{name} answers an image with {tuple(out.shape[1:])}: expected {want}, '
-                     'its heads and the classes')
+    if out.shape[1:]!=want:
+        raise ValueError(f'{name} answers an image with {tuple(out.shape[1:])}: expected '
+                         f'{want}, its heads and the classes')
+    if model.n_heads>1 and not torch.allclose(out, heads, equal_nan=True):
+        raise ValueError(f'{name} changes what its heads answer: expected the classifier as its '
+                         'last step, without a softmax')
 
 # %% ../nbs/06_models.ipynb #847290e8
 def named_arch(

@@ -9,6 +9,7 @@ __all__ = ['RunLog', 'plain', 'generators', 'stateful_cbs', 'cb_state', 'train_s
 
 # %% ../nbs/09_resuming.ipynb #de26057f
 import hashlib, io
+from enum import Enum
 from zipfile import BadZipFile, ZipFile
 from accelerate.utils import gather_object
 from fastai.basics import *
@@ -81,7 +82,8 @@ def plain(
     if isinstance(o, dict): return {plain(k): plain(v) for k,v in o.items()}
     if isinstance(o, tuple): return tuple(map(plain, o))
     if isinstance(o, (list,L)): return list(map(plain, o))
-    return o
+    if isinstance(o, Enum): return o.value
+    return o if isinstance(o, (bool,int,float,str,bytes,type(None))) else str(o)
 
 def _loaders(learn): return [unwrap_dl(dl) for dl in learn.dls.loaders]
 
@@ -217,6 +219,9 @@ def own_settings(name, f):
     return res
 
 # %% ../nbs/09_resuming.ipynb #8f1f71e1
+def _steps(opt): # of fastai's optimizers, which are all of one class
+    return [_name(opt, 'opt'), *(_name(f, 'func') for f in getattr(opt, 'cbs', []))]
+
 def run_facts(
     learn:Learner # At the beginning of a `fit`
 )->dict: # Python's own types
@@ -227,7 +232,7 @@ def run_facts(
         epochs=learn.n_epoch, processes=max(1, num_distrib()),
         bs=getattr(dls[0], 'bs', None) or dls[0].batch_size, # PyTorch's loaders have the latter
         samples=[len(dl.dataset) for dl in dls], data_digest=[data_digest(dl) for dl in dls],
-        optimizer=_name(learn.opt, 'opt'), loss=_name(learn.loss_func, 'func'),
+        optimizer=_steps(learn.opt), loss=_name(learn.loss_func, 'func'),
         lr=[h['lr'] for h in learn.opt.hypers], wd=[h.get('wd') for h in learn.opt.hypers],
         metrics=list(learn.recorder.metric_names), callbacks=[type(cb).__name__ for cb in cbs],
         schedules={k:_points(f) for cb in schedulers for k,f in cb.scheds.items()},

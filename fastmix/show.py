@@ -202,6 +202,7 @@ def plot_pairs(
     path # Where to save the picture
 ):
     "Draw held-out samples with their true and predicted labels, wrong ones red"
-    with learn.no_bar(), learn.no_logging(): learn.show_results(max_n=16, shuffle=False)
-    plt.gcf().set_layout_engine('constrained')
-    save_plot(path)
+    with learn.no_bar(), learn.no_logging(), plt.rc_context({'text.parse_math': False}):
+        learn.show_results(max_n=16, shuffle=False)
+        plt.gcf().set_layout_engine('constrained')
+        save_plot(path)

@@ -103,6 +103,23 @@ def test_methods(method, no_pictures, capsys):
     assert status(*tiny, '--epochs', 1, '--method', method, '--n-samples', 3, '--out', 'out')==0
     assert pd.read_csv('out/metrics.csv').accuracy.between(0, 1).all()
 
+def test_classes_with_dollars(capsys):
+    "matplotlib would read a formula; and the model is saved before any picture"
+    mine = images(Path('mine'), '$10_$20', '$5', n=12)
+    assert status('--data',mine,'--epochs',1,'--bs',4,'--size',8,'--out','out')==0, capsys.readouterr().err
+    assert {'model.safetensors','model.pkl','pairs.png'} <= {p.name for p in Path('out').iterdir()}
+
+def test_a_model_outlives_its_pictures(monkeypatch):
+    def fail(*_): raise OSError('no space left')
+    monkeypatch.setattr('fastmix.show.plot_pairs', fail)
+    assert status(*tiny, '--epochs', 1, '--out', 'out')==1
+    assert len(load_learner('out/model.pkl').predict_many([digit_image(0)]))==1 and Path('out/model.safetensors').exists()
+
+def test_runs_that_leads_nowhere(capsys):
+    Path('runs').symlink_to('nowhere')
+    assert status(*tiny)==1
+    assert "fastmix-train: stopped: " in (err := capsys.readouterr().err) and "'runs'" in err
+
 def test_own_folder(no_pictures):
     mine = images(Path('mine'), 'a', 'b', n=12)
     assert status('--data',mine,'--epochs',1,'--bs',4,'--size',8,'--out','out')==0

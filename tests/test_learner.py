@@ -3,6 +3,7 @@ import matplotlib; matplotlib.use('agg')
 import pytest, torch, torchvision.models as tv
 from torch.testing import assert_close
 from fastai.vision.all import *
+from fastai.callback.mixup import MixUp
 from fastmix.all import *
 from fastmix.datasets import digit_image, digit_label
 from fastmix.learner import HeadInterpretation, MultiSampleLearner, slot_groups
@@ -421,7 +422,7 @@ def test_to_single_and_fine_tune_single(learn):
     was = {k:v.clone() for k,v in single.model.named_parameters()}
     single.fine_tune_single(5, cbs=Rates())
     assert all(not torch.equal(p, was[k]) for k,p in single.model.named_parameters())
-    assert_close(rates, [.01]*2 + [.001,1e-4,1e-5], atol=1e-12, rtol=0)
+    assert_close(rates, [.002]*2 + [2e-4,2e-5,2e-6], atol=1e-12, rtol=0) # a tenth of the learner's .02
     single.show_results()
     assert len(ClassificationInterpretation.from_learner(single).top_losses(3)[0])==3
     assert len(learn.dls.one_batch()) in (2,4) # the old one is as it was
@@ -457,6 +458,58 @@ def test_to_single_keeps_a_network_of_the_users_own(tmp_path):
     single = quiet(learn.to_single())
     same(single.predict(digit_image(1))[2], by_hand(learn, images([1])).softmax(-1)[0])
     assert len(learn.predict_many([digit_image(1)]*3))==3
+
+def test_to_single_trains_as_the_learner_did(tmp_path):
+    "With its optimizer, rate, weight decay and parameter groups, loaded or not"
+    learn = make('pairs', tmp_path, arch=resnet18, opt_func=RMSProp, lr=3e-4, wd=.1)
+    learn.export('one.pkl')
+    for single in (learn.to_single(), load_learner(tmp_path/'one.pkl').to_single()):
+        assert single.opt_func is RMSProp and (single.lr,single.wd)==(3e-4,.1)
+        assert [len(g) for g in single.splitter(single.model)]==[len(g) for g in learn.splitter(learn.model)]
+    single = learn.to_single(opt_func=Adam, lr=1.)
+    assert single.opt_func is Adam and single.lr==1
+
+def test_fine_tune_single_switches_fastais_mixing_off(tmp_path):
+    learn = quiet(Learner(tiny_dls('plain', tmp_path), tiny(10, n_in=1), CrossEntropyLossFlat(), cbs=MixUp(), path=tmp_path))
+    learn.fine_tune_single(1)
+    assert not learn.cbs.filter(risinstance(MixUp)) and type(learn.loss_func) is CrossEntropyLossFlat
+
+@pytest.mark.parametrize('loss', [nn.CrossEntropyLoss(), F.cross_entropy, nn.CrossEntropyLoss(weight=torch.arange(1.,11))], ids=['module','function','weights'])
+def test_answers_under_a_loss_of_pytorch(tmp_path, loss):
+    "As under fastai's loss, which knows what predictions mean"
+    ims = [digit_image(i) for i in range(4)]
+    def answers(loss):
+        learn = make('pairs', tmp_path, loss_func=loss)
+        single,head = quiet(learn.to_single()),learn.interpret(1)
+        return [o[2] for o in (*learn.predict_many(ims), learn.predict_same(ims[0]), *single.predict_many(ims))], head.confusion_matrix()
+    (probs,matrix),(probs2,matrix2) = answers(loss),answers(CrossEntropyLossFlat())
+    for p,q in zip(probs, probs2): same(p, q)
+    assert (matrix==matrix2).all()
+
+def test_labels_under_a_loss_of_pytorch(tmp_path):
+    block = DataBlock((ImageBlock(PILImageBW),MultiCategoryBlock(vocab=vocab)), get_x=digit_image, get_y=lambda i: [digit_label(i)], splitter=IndexSplitter(range(30, 40)))
+    dls = MultiSampleDataLoaders.from_dblock(block, list(range(40)), n_samples=1, bs=8, num_workers=0, path=tmp_path)
+    learn = quiet(mixup_learner(dls, arch=tiny, loss_func=nn.BCEWithLogitsLoss()))
+    (labels,_,p), = learn.predict_many([digit_image(3)])
+    same(p, by_hand(learn, images([3]))[0].sigmoid())
+    assert list(labels)==[o for o,q in zip(vocab, p) if q>.5]
+
+def test_classes_in_another_order_are_refused(tmp_path):
+    "The network's answers would get wrong names"
+    learn = make('ordinary', tmp_path)
+    net = load_weights(learn.save_weights())
+    dls = learn.dls
+    mixup_c_learner(dls, arch=net)
+    dls.train_ds.tls[-1].tfms.fs[-1].vocab = CategoryMap(vocab[::-1], sort=False)
+    with pytest.raises(ValueError, match="a network of vocab=.'0', '1', .*: expected .'9', .*, the order of the loaders"): mixup_c_learner(dls, arch=net)
+    net.vocab = [f'class {o}' for o in vocab] # another task
+    mixup_c_learner(dls, arch=net)
+
+def test_a_network_without_heads_is_not_saved(tmp_path):
+    net = MultiSample(nn.Sequential(nn.Conv2d(1,4,3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4,10)), 1, 1, 1)
+    learn = mixup_learner(tiny_dls('ordinary', tmp_path), arch=net, path=tmp_path)
+    with pytest.raises(ValueError, match='n_classes=None: expected'): learn.save_weights('own')
+    assert not (tmp_path/'own.safetensors').exists()
 
 def test_fine_tune_single_needs_one_sample(pairs):
     with pytest.raises(ValueError, match=r'a network of n_samples=2: expected 1, call to_single\(\) first'):

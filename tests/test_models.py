@@ -6,7 +6,7 @@ from torch import nn, Tensor
 from torch.testing import assert_close
 from fastai.vision.all import create_vision_model, models, tensor, xresnet18
 from fastmix.all import *
-from fastmix.models import Heads, make_model, named_arch
+from fastmix.models import Heads, check_model, make_model, named_arch, slot_groups
 
 def n_params(m): return sum(p.numel() for p in m.parameters())
 tiny = partial(cifar_resnet, 8)
@@ -139,10 +139,15 @@ def headless():
     m = tv.resnet18()
     m.fc = nn.Identity()
     return m
+def parametrized():
+    m = nn.Sequential(nn.Conv2d(3,8,3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,3))
+    nn.utils.parametrizations.weight_norm(m[0])
+    return m
 def grouped(): return nn.Sequential(nn.Conv2d(4,8,3,groups=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,3))
 
 @pytest.mark.parametrize('m,name,found', [(headless(),'ResNet','layer4.1.bn2: BatchNorm2d'), (grouped(),'Sequential','0: Conv2d'),
     (tv.squeezenet1_1(),'SqueezeNet','classifier.1: Conv2d'), (timm.create_model('test_vit', num_classes=0),'VisionTransformer','norm: LayerNorm'),
+    (timm.create_model('test_nfnet'),'NormFreeNet','ScaledStdConv2d'), (parametrized(),'Sequential','ParametrizedConv2d'),
     (nn.Linear(3,3),'Linear','itself: Linear'), (nn.ReLU(),'ReLU','itself: ReLU')])
 def test_networks_that_cannot_be_adapted_are_refused_by_name(m, name, found):
     with pytest.raises(ValueError, match=f'{name} cannot be adapted: expected a convolution .* and a linear classifier .* found .*{found}'):
@@ -189,6 +194,35 @@ def test_a_convolution_with_parts():
     assert isinstance(m.net[0], PaddedConv) and m(x,x,x).shape==(2,3,4)
     assert_close(features(m, Heads, x, x, x), features(one, nn.Linear, x))
     assert_close(to_single(m)(x), m(x,x,x).mean(1))
+
+@pytest.mark.parametrize('frozen', [False,True])
+def test_a_frozen_stem_stays_frozen(frozen):
+    one = padded().requires_grad_(not frozen)
+    m = multi_sample_model(one, 2, 4)
+    assert m.net[0].weight.requires_grad is not frozen and to_single(m).net[0].weight.requires_grad is not frozen
+
+@pytest.mark.parametrize('n,n_old', [(1,1), (2,1), (1,2), (3,2)])
+def test_a_network_of_ours_for_other_classes(n, n_old):
+    "It keeps what it has learned but for the head, and knows its classes and slots"
+    old,x = tiny(10, n_samples=n_old).eval(),torch.randn(2,3,8,8)
+    m = multi_sample_model(old, n, 5).eval()
+    assert m(*[x]*n).shape==((2,n,5) if n>1 else (2,5)) and m.config['n_classes']==5 and len([o for o in m.modules() if isinstance(o, Heads)])==1
+    assert_close(features(m, Heads, *[x]*n), features(to_single(old).eval(), Heads, x), atol=1e-5, rtol=1e-4)
+    assert len(slot_groups(m))==2 and sum(map(len, slot_groups(m)))==len(list(m.parameters()))
+
+def test_networks_without_heads_are_told():
+    own = MultiSample(nn.Sequential(nn.Conv2d(6,4,3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4,5)), 2, 1)
+    for f in (to_single, lambda m: multi_sample_model(m, 1, 5)):
+        with pytest.raises(ValueError, match='Sequential without Heads: expected a network that multi_sample_model or cifar_resnet made'): f(own)
+
+@pytest.mark.parametrize('last,ok', [(nn.LogSoftmax(1),False), (nn.Softmax(1),False), (nn.Dropout(.5),True), (nn.Identity(),True)])
+def test_a_softmax_behind_the_heads_is_refused(last, ok):
+    "It would be over the heads"
+    net,x = nn.Sequential(*padded(), last),torch.randn(2,3,8,8)
+    m = multi_sample_model(net, 2, 4)
+    if ok: return check_model(m, (x,x), 2, 4)
+    with pytest.raises(ValueError, match='Sequential changes what its heads answer: expected the classifier as its last step'): check_model(m, (x,x), 2, 4)
+    check_model(multi_sample_model(net, 1, 4), (x,), 1, 4) # of one head it is over the classes
 
 # Names
 

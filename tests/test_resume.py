@@ -1,12 +1,13 @@
 """Runs that were killed and resumed, against one that was left alone; checkpoints that are damaged,
 foreign or do not fit on the disk"""
 from contextlib import suppress
+from enum import Enum
 from functools import partial
 import fcntl, json, math, os, random, resource, shutil, signal, subprocess, sys, time
 import pytest
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.callback.training import GradientAccumulation
-from fastai.basics import (SGD, Adam, Callback, CategoryMap, CrossEntropyLossFlat, DataLoaders, L,
+from fastai.basics import (SGD, Adam, Lamb, RMSProp, Callback, CategoryMap, CrossEntropyLossFlat, DataLoaders, L,
                            LabelSmoothingCrossEntropyFlat, Learner, Path, accuracy, load_learner,
                            nn, noop, params, set_seed, torch)
 import fastai.callback.schedule
@@ -20,6 +21,7 @@ from fastmix.processes import lock_folder, write_whole
 from fastmix.resuming import Checkpoint, RunLog, data_digest, load_checkpoint, load_opt
 
 here = Path(__file__).parent
+Mode = Enum('Mode', 'fast slow')
 
 def kills(tmp_path, n, processes, seed):
     "What came of killing `n` runs of `fastmix-train` at random moments"
@@ -468,3 +470,27 @@ def test_write_whole(tmp_path, monkeypatch):
 def test_another_loss_or_momentum(tmp_path, mix, kwargs, what):
     run(tmp_path, stop=1, mix=mix)
     with pytest.raises(ValueError, match=f'other settings: {what}'): run(tmp_path, resume=True, mix=mix, **kwargs)
+
+@pytest.mark.parametrize('one,other', [(Adam, RMSProp), (SGD, Lamb), (RMSProp, SGD)])
+def test_another_optimizer_of_fastai(tmp_path, one, other):
+    "All of them are of one class"
+    def fit(opt_func):
+        set_seed(0)
+        learn = MixupLearner(digits_dls(1, bs=256, size=8), net(1), opt_func=opt_func, wd=.01, lr=1e-3)
+        learn.remove_cb(ProgressCallback)
+        with learn.no_logging(): learn.fit(2, cbs=Checkpoint(tmp_path, resume=True))
+    fit(one)
+    fit(one)
+    with pytest.raises(ValueError, match='other settings.*optimizer='): fit(other)
+
+def test_settings_of_any_type(tmp_path):
+    "A checkpoint holds Python's own types alone, so that it can be read"
+    def fit(folder):
+        set_seed(0)
+        learn = MixupLearner(digits_dls(1, bs=256, size=8), net(1))
+        learn.remove_cb(ProgressCallback)
+        settings = dict(data=Path(folder), device=torch.device('cpu'), mode=Mode.fast)
+        with learn.no_logging(): learn.fit(1, cbs=Checkpoint(tmp_path, resume=True, settings=settings))
+    fit('photos')
+    fit('photos')
+    with pytest.raises(ValueError, match="other settings: data='other' .was 'photos'"): fit('other')
