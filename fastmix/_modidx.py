@@ -393,7 +393,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'fastmix.reading._check_columns': ('reading.html#_check_columns', 'fastmix/reading.py'),
                                  'fastmix.reading._check_size': ('reading.html#_check_size', 'fastmix/reading.py'),
                                  'fastmix.reading._is_image': ('reading.html#_is_image', 'fastmix/reading.py'),
-                                 'fastmix.reading._label_tfms': ('reading.html#_label_tfms', 'fastmix/reading.py'),
                                  'fastmix.reading._reason': ('reading.html#_reason', 'fastmix/reading.py'),
                                  'fastmix.reading.check_classes': ('reading.html#check_classes', 'fastmix/reading.py'),
                                  'fastmix.reading.check_dls': ('reading.html#check_dls', 'fastmix/reading.py'),

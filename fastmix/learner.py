@@ -365,7 +365,7 @@ def interpret(self:MixupLearner,
 # %% ../nbs/14_learner.ipynb #0775d760
 @patch
 def to_single(self:Learner,
-    **kwargs # For `mixup_learner`
+    **kwargs # For `mixup_learner`; optimizer, rate and weight decay are this learner's
 )->Learner:
     "A learner for one image and one head, made from this learner's network (section 5.5)"
     dls,model = slot_dls(self.dls, 1),self.model

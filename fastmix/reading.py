@@ -79,11 +79,6 @@ def target_kind(
 def _reason(e): # of a `KeyError` without its quotes
     return str(e.args[0] if isinstance(e, KeyError) and e.args else e) or repr(e)
 
-def _label_tfms(ds): # the label function, in one step or more, and what codes its result
-    fs = ds.tls[ds.n_inp].tfms.fs
-    n = 1 + len([*itertools.takewhile(lambda f: type(f) is Transform, fs[1:])])
-    return Pipeline(fs[:n]),fs[n:]
-
 def raw_labels(
     ds:Datasets # Of images and one label each
 ): # A generator
@@ -91,13 +86,16 @@ def raw_labels(
     if len(ds.tls)<=ds.n_inp:
         raise ValueError('data set without labels: expected a label for each image, '
                          'from a second block')
-    items,(get_label,_) = L(ds.tls[ds.n_inp].items, use_list=None),_label_tfms(ds)
+    tl = ds.tls[ds.n_inp]
+    items,(get_label,*fs) = L(tl.items, use_list=None),tl.tfms.fs
+    steps = [*itertools.takewhile(lambda f: type(f) is Transform, fs)] # which may fill a gap
     for i in range(len(items)):
-        try: label = get_label(items[i])
+        try:
+            label = get_label(items[i])
+            missing = pd.isna(label) is True and pd.isna(compose_tfms(label, steps)) is True
         except Exception as e:
             raise ValueError(f'{source_name(ds, i)}: expected a label, {_reason(e)}') from e
-        if pd.isna(label) is True:
-            raise ValueError(f'{source_name(ds, i)}: expected a label, it has none')
+        if missing: raise ValueError(f'{source_name(ds, i)}: expected a label, it has none')
         yield label
 
 # %% ../nbs/03_reading.ipynb #c73e31f4
@@ -106,11 +104,11 @@ def read_labels(
 )->Tensor: # `[n,...]`, of the type that the data set gives
     "All labels of `ds`; the first one that does not fit is refused, with the name of its file"
     number,values,which = {},[],[] # of each distinct label; their values; of each item
-    fs = _label_tfms(ds)[1] if len(ds) else []
     for i,label in enumerate(raw_labels(ds)):
         key = label if isinstance(label, (str,int)) else (i,)
         if key not in number:
             number[key] = len(values)
+            fs = ds.tls[ds.n_inp].tfms.fs[1:]
             try: v = target_tensor(compose_tfms(label, fs, split_idx=ds.split_idx), most=4)
             except Exception as e: raise ValueError(f'{source_name(ds, i)}: {_reason(e)}') from e
             if not v.isfinite().all():
@@ -211,15 +209,16 @@ def image_files(
     recurse:bool=True, # Whether to look into the folders in it
     folders=None # Names of those to look into, `'.'` being `path` itself; `None`: all
 )->L:
-    "The files with an image's extension in `path`, as `get_image_files` gives them; each once"
+    "The files with an image's extension in `path`, sorted, so that a split is the same anywhere"
     files,chosen = L(),L(folders) if recurse else []
     for folder,names,fs in os.walk(path, followlinks=True):
         at = Path(folder)
-        below = [o for o in names if recurse and o[0]!='.']
+        below = [o for o in sorted(names) if recurse and o[0]!='.']
         names[:] = [o for o in below if not inside_itself(at/o, path)]
         choose = chosen and at==Path(path)
         if choose: names[:] = [o for o in names if o in chosen]
-        if not choose or '.' in chosen: files += [at/f for f in fs if _is_image(folder, f)]
+        if choose and '.' not in chosen: continue
+        files += [at/f for f in sorted(fs) if _is_image(folder, f)]
     return files
 
 # %% ../nbs/03_reading.ipynb #6b284749

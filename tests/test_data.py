@@ -502,7 +502,7 @@ def test_misspelt_and_misplaced(path, kwargs, said):
     (lambda o: float('inf'), RegressionBlock, 'png: expected a label, it is not finite: inf'),
     (lambda o: {}[o.name], CategoryBlock, 'png: expected a label, .*png')])
 def test_labels_that_do_not_fit_their_block(path, get_y, block, said):
-    block = MultiSampleDataBlock(blocks=(ImageBlock,block), get_items=get_image_files, get_y=get_y)
+    block = MultiSampleDataBlock(blocks=(ImageBlock,block), get_items=get_image_files, get_y=get_y, splitter=IndexSplitter(range(18, 24))) # files are sorted
     with pytest.raises(ValueError, match=said): block.dataloaders(path, bs=4, num_workers=0)
 
 def test_odd_frames_lists_and_splits(path):
@@ -577,6 +577,7 @@ def test_a_path_with_two_dots_and_what_get_image_files_takes(path, monkeypatch):
     for kw in (dict(recurse=False), dict(folders=['a']), dict(folders='a'), dict(folders=['a','.']), dict(recurse=False, folders=['a'])):
         if kw.get('folders')=='a': assert len(image_files(path, **kw))==n//3 # fastai takes a list
         else: assert sorted(image_files(path, **kw))==sorted(get_image_files(path, **kw)), kw
+    (path/'top.png').unlink()
     block = MultiSampleDataBlock(get_items=partial(get_image_files, recurse=True), get_y=parent_label)
     assert len(block.dataloaders(path, num_workers=0, bs=4).items) > 0
 
@@ -657,3 +658,12 @@ def test_top_losses_of_numbers(path, n):
     with learn.no_bar(): Interpretation.from_learner(learn).plot_top_losses(3)
     assert len(plt.gcf().axes)>=3
     plt.close('all')
+
+def test_a_split_does_not_depend_on_the_order_of_the_disk(path, tmp_path):
+    "The same files, written in another order"
+    other = tmp_path/'other'
+    for f in sorted(get_image_files(path))[::-1]:
+        (other/f.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(f, other/f.parent.name/f.name)
+    a,b = [[o.name for o in make(p, valid_pct=.5).valid_ds.items] for p in (path, other)]
+    assert a==b and image_files(path)==sorted(image_files(path))
