@@ -220,7 +220,7 @@ def own_settings(name, f):
 
 # %% ../nbs/09_resuming.ipynb #8f1f71e1
 def _steps(opt): # of fastai's optimizers, which are all of one class
-    return [_name(opt, 'opt'), *(_name(f, 'func') for f in getattr(opt, 'cbs', []))]
+    return ' '.join([_name(opt, 'opt'), *(_name(f, 'func') for f in getattr(opt, 'cbs', []))])
 
 def run_facts(
     learn:Learner # At the beginning of a `fit`
