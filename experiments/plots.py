@@ -3,7 +3,7 @@ import matplotlib.pyplot as plt, numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 from . import runs
 from .report import derived, frame, ran
-from .verdicts import n_classes
+from .verdicts import by_chance, n_classes
 
 def _axes(n, done, claim, scale, width=4, height=3.2):
     "`n` axes, or `None` where no run of the claim is there"
@@ -42,10 +42,10 @@ def over_r(
     fig.suptitle(f'Accuracy on mixtures, scale {scale}')
     fig.legend(*axs[0,0].get_legend_handles_labels(), loc='outside lower center', ncols=3)
 
-def _by_chance(curves):
-    "With `valid_chance_i`: how often head `i` would name the other slot's class if its errors were random"
+def _with_chance(curves):
+    "With `valid_chance_i`, from how often head `i` is wrong"
     wrong = {k:np.array(v, float) for k,v in curves.items() if k.startswith('valid_wrong_')}
-    return curves | {k.replace('wrong', 'chance'): v/(n_classes-1) for k,v in wrong.items()}
+    return curves | {k.replace('wrong', 'chance'): by_chance(v) for k,v in wrong.items()}
 
 def over_epochs(
     claim:str, # One of `runs.claims`
@@ -64,7 +64,7 @@ def over_epochs(
     if axs is None: return
     whose = list(dict.fromkeys(label.partition(', ')[2] for label in cols.values()))
     for ax,p in zip(axs, panels):
-        curves = [_by_chance(done[runs.key(s)]['curves'].get('train', {})) for tag,s in todo if tag[by]==p]
+        curves = [_with_chance(done[runs.key(s)]['curves'].get('train', {})) for tag,s in todo if tag[by]==p]
         for k,(col,label) in enumerate(cols.items()):
             when,_,what = label.partition(', ')
             style = dict(color=f'C{whose.index(what) if what else k}', ls='--' if when in ('train','by chance') else '-')

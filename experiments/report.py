@@ -113,7 +113,7 @@ def derived(df):
     if has('tuned_acc'): df['gain'] = df.tuned_acc-df.single_acc
     if has('single_acc'): df['final'] = df.get('tuned_acc', df.single_acc).combine_first(df.single_acc)
     for i in (0,1):
-        if has(f'wrong_{i}'): df[f'chance_{i}'] = df[f'wrong_{i}']/(verdicts.n_classes-1)
+        if has(f'wrong_{i}'): df[f'chance_{i}'] = verdicts.by_chance(df[f'wrong_{i}'])
     hs = [c for c in df if c.startswith('head_')]
     if has('n','single_acc'): # one slot has no `head_0`
         for k,f in dict(slot_acc='mean', best_slot='max', worst_slot='min').items():

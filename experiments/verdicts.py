@@ -72,9 +72,13 @@ def growth(df, net, col):
         if col in d and d[col].notna().sum()==len(rs): res[seed] = .5*np.polyfit(d.r, d[col], 1)[0]
     return pd.Series(res, dtype=float)
 
+def by_chance(wrong):
+    "How often a head would name the other slot's class, if its errors did not depend on that slot"
+    return wrong/(n_classes-1)
+
 def excess(df):
     "How much more often a head names the other slot's class than if its errors did not depend on that slot"
-    return sum(figures(df, f'confused_{i}') - figures(df, f'wrong_{i}')/(n_classes-1) for i in (0,1))/2
+    return sum(figures(df, f'confused_{i}') - by_chance(figures(df, f'wrong_{i}')) for i in (0,1))/2
 
 def winners(df, what):
     "For each seed the winning head, where the other one is near chance, else -1"

@@ -426,7 +426,7 @@ def before_fit(self:MixupC):
 def before_batch(self:MixupC):
     self.mixed = self.apply()
     scale = getattr(get_model(self.model), 'slot_scale', None)
-    if (self.mixing or self.training) and self.lam_x is not None and scale is not None:
+    if getattr(self.mixed, 'w_x', None) is not None and scale is not None: # scaled already
         self.learn.xb = tuple(x/scale for x in self.xb)
 
 @patch

@@ -188,8 +188,9 @@ def cache_key(
     h = hashlib.blake2b(digest_size=16)
     for o in image_sources(d.dataset.tls[0]):
         if isinstance(o, (str,Path)):
-            if not os.path.exists(o): raise ValueError(f'{o}: expected a file; leave out cache')
-            st = os.stat(o)
+            try: st = os.stat(o)
+            except OSError as e:
+                raise ValueError(f'{o}: expected a file; leave out cache') from e
             o = f'{o}|{st.st_size}|{st.st_mtime_ns}'
         h.update(pickle.dumps(o))
     for f in [*d.dataset.tls[0].tfms.fs, *d.after_item.fs]: h.update(_settings(f).encode())

@@ -210,14 +210,14 @@ def image_files(
     folders=None # Names of those to look into, `'.'` being `path` itself; `None`: all
 )->L:
     "The files with an image's extension in `path`, sorted, so that a split is the same anywhere"
-    files,chosen = L(),L(folders) if recurse else []
+    files = L()
     for folder,names,fs in os.walk(path, followlinks=True):
         at = Path(folder)
-        below = [o for o in sorted(names) if recurse and o[0]!='.']
+        chosen = L(folders) if recurse and at==Path(path) else []
+        known = chosen or names
+        below = [o for o in sorted(names) if recurse and o[0]!='.' and o in known]
         names[:] = [o for o in below if not inside_itself(at/o, path)]
-        choose = chosen and at==Path(path)
-        if choose: names[:] = [o for o in names if o in chosen]
-        if choose and '.' not in chosen: continue
+        if chosen and '.' not in chosen: continue
         files += [at/f for f in sorted(fs) if _is_image(folder, f)]
     return files
 
