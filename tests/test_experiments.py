@@ -555,10 +555,27 @@ def test_a_scale_with_all_its_runs_comes_first():
     assert order(1, 1)==['mid','cpu'] and order(0, 0)==['cpu']
 
 def test_the_table_of_a_pretrained_network(tmp_path):
-    def line(method, seed, **figures): return dict(key=f'{method}{seed}', settings=dict(method=method), figures=figures)
+    def line(method, seed, **figures):
+        return dict(key=f'{method}{seed}', seed=seed, settings=dict(method=method), figures=figures)
     lines = [line('erm', i, single_acc=.8+.1*i, tuned_acc=.9) for i in (0,1)]
     lines.append(line('mixup_c', 0, single_acc=.5, tuned_acc=.6, head_0=.4, head_1=.6))
     t = backbone.table({d['key']:d for d in lines}).set_index('network')
     assert list(t.index)==['ERM','mixup-C, two slots'] and list(t.runs)==[2,1]
     assert t['single images']['ERM']=='85.0 ± 7.1' and t['pairs, per slot'].tolist()==['','50.0']
+    assert t['fine-tuned minus ERM'].tolist()==['','-30.0'] and t.decided.tolist()==['','no']
     assert not len(backbone.table({})) and backbone.show(tmp_path/'none.jsonl').data=='Not run yet.'
+
+def test_three_seeds_decide_about_a_pretrained_network():
+    def decided(*gains):
+        accs = dict(erm=[.7]*len(gains), mixup=[.7+g for g in gains])
+        lines = [dict(seed=i, settings=dict(method=m), figures=dict(tuned_acc=a))
+                 for m,values in accs.items() for i,a in enumerate(values)]
+        return backbone.table(dict(enumerate(lines))).decided.tolist()
+    assert decided(.02, .021, .019)==decided(-.02, -.021, -.019)==['','yes']
+    assert decided(.02, .021)==decided(.02, -.02, .01)==['','no']
+
+def test_a_trial_with_other_settings_is_not_shown(tmp_path):
+    s = dict(next(iter(backbone.todo().values())), one_cycle=False)
+    line = dict(key=runs.key(s), seed=0, settings=s, figures=dict(tuned_acc=.5))
+    results.append(tmp_path/'runs.jsonl', line)
+    assert backbone.show(tmp_path/'runs.jsonl').data=='Not run yet.'
