@@ -159,6 +159,10 @@ def _families(scale, seed):
             'patches, fading': heads(scale, seed, patch=1, fade=0),
             'norm': heads(scale, seed, norm=2),
             'width 2, half the epochs, norm': heads(scale, seed, width=2, epochs=epochs, norm=2),
+            # For single images the schedule counted for more than the mixing (claim `recipe`)
+            'norm, one cycle': heads(scale, seed, norm=2, one_cycle=True),
+            'width 2, half the epochs, norm, one cycle':
+                heads(scale, seed, width=2, epochs=epochs, norm=2, one_cycle=True),
             # What the same cost as that of the double width buys without anything new
             'twice the epochs': heads(scale, seed, epochs=2*whole)}
 
