@@ -53,6 +53,7 @@ class Settings(BasicRepr):
         epochs:int=None, # Number of epochs. Default: 40, for cifar10 100
         bs:int=None, # Batch size of each process. Default: their share of 64, for cifar10 of 256
         lr:float=.1, # First learning rate; it falls to a tenth after 40%, 60% and 80% of the epochs
+        one_cycle:bool=False, # Use fastai's one cycle instead, whose highest rate is lr
         n_samples:int=2, # Number of samples in a mixture
         size:int=None, # Height and width in pixels. Default: 16 for digits, 64 for a folder
         skip_bad:bool=False, # Leave out images of a folder that cannot be read, and say how many
@@ -223,7 +224,8 @@ def train(**kwargs): # The trained learner; its `path` is the run folder
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
     cbs = [log, Checkpoint(learn.path, s.resume, run_settings(s)), *_watchers(s, learn.path)]
-    with _note_the_end(learn, s, log), learn.distrib_ctx(s.sync_bn): learn.fit(s.epochs, cbs=cbs)
+    fit = learn.fit_one_cycle if s.one_cycle else learn.fit
+    with _note_the_end(learn, s, log), learn.distrib_ctx(s.sync_bn): fit(s.epochs, cbs=cbs)
     leave_processes()
     if rank: return learn
     save_run(learn, s)

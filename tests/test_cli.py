@@ -176,6 +176,19 @@ def test_interrupt_and_resume(monkeypatch, capsys):
     assert json.loads(Path('out/run.json').read_text())['state']=='finished'
     assert len(pd.read_csv('out/metrics.csv'))==3
 
+def test_one_cycle(monkeypatch, no_pictures):
+    "Its rate rises and falls within the epochs, in a run that was interrupted too"
+    args = *tiny,'--epochs',3,'--one-cycle'
+    assert status(*args, '--out','whole')==0
+    assert status(*tiny, '--epochs',3,'--out','steps')==0
+    with monkeypatch.context() as m:
+        ctrl_c(m, 2)
+        assert status(*args, '--out','parts')==130
+    assert status('--resume','--out','parts')==0
+    whole,steps,parts = [Path(o,'model.safetensors').read_bytes() for o in ('whole','steps','parts')]
+    assert whole==parts!=steps
+    assert json.loads(Path('whole/run.json').read_text())['settings']['one_cycle'] is True
+
 @pytest.mark.parametrize('leave', [
     noop, lambda: Path('runs1').mkdir(), lambda: Path('runs1').touch(), lambda: os.mkfifo('runs1'),
     lambda: images(Path('runs1'), 'a')], ids=['nothing','empty','file','pipe','images'])
