@@ -26,6 +26,7 @@ choices = dict(
 
 def data_kind(s): return s.data if s.data in ('digits','cifar10') else 'folder'
 
+# %% ../nbs/18_cli.ipynb #b84cf645
 def _check_settings(s):
     kind,processes = data_kind(s),int(os.environ.get('WORLD_SIZE', 1))
     for k,v in {**presets[kind], 'bs': max(1, presets[kind]['bs']//processes)}.items():
@@ -37,6 +38,7 @@ def _check_settings(s):
     for k,names in choices.items(): check_choice(k, getattr(s, k), names)
     for k in ('epochs','bs','size','n_samples'): check_int(k, getattr(s, k), 1)
     check_int('seed', s.seed, 0, 2**32-1)
+    if kind=='cifar10' and s.size!=32: raise ValueError(f'size={s.size}: expected 32 for cifar10')
     check_number('lr', s.lr, 1e-12)
     for k in ('tensorboard','wandb'):
         if getattr(s, k) and not find_spec(k):
@@ -150,6 +152,10 @@ def make_learner(
     return fm.mixup_c_learner(dls, n_samples=s.n_samples, cbs=cb, **kw)
 
 # %% ../nbs/18_cli.ipynb #c8bb3159
+def _settings(resume=False, out=None, **kwargs): # those of the run, where one is resumed
+    saved = run_settings(saved_settings(out)) if resume and out else {}
+    return Settings(**{**saved, **kwargs}, resume=resume, out=out)
+
 def _rank(): return int(os.environ.get('RANK', 0)) # without loading anything heavy
 
 def save_curves(
@@ -185,10 +191,13 @@ def _watchers(s, path): # callbacks for those who look on
         cbs.append(WandbCallback(log_preds=False, log_model=False))
     return cbs
 
+# %% ../nbs/18_cli.ipynb #33f4e518
 @contextlib.contextmanager
 def _note_the_end(learn, s, log): # where the training breaks off
     try: yield
     except BaseException as e:
+        if _rank() and log.state!='new': # the first process knows only that this one is gone
+            print(f'process {_rank()}: {last_line(e)}', file=sys.stderr)
         if log.state!='running' or _rank(): raise
         state = 'interrupted' if isinstance(e, KeyboardInterrupt) else 'failed'
         with contextlib.suppress(OSError): # of a full disk, which may be why
@@ -208,7 +217,7 @@ def _print_result(learn, log):
 @delegates(Settings)
 def train(**kwargs): # The trained learner; its `path` is the run folder
     "Train a network on several mixed samples at once, and leave a folder with results"
-    s = Settings(**kwargs)
+    s = _settings(**kwargs)
     from fastai.vision.all import ProgressCallback, noop, rank_distrib, set_seed
     from fastmix.processes import join_processes, leave_processes, on_rank0
     from fastmix.resuming import Checkpoint, RunLog
@@ -238,9 +247,7 @@ def _parse(argv):
     for a in p._actions: a.default = argparse.SUPPRESS # what was not given is none of its business
     p.error = lambda msg: _leave(2, f'error: {msg}')
     args = vars(p.parse_args(argv))
-    given = {k:v for k,v in args.items() if k not in ('pdb','xtra')} # fastcore's
-    if not given.get('resume') or 'out' not in given: return given
-    return {**run_settings(saved_settings(given['out'])), **given}
+    return {k:v for k,v in args.items() if k not in ('pdb','xtra')} # fastcore's
 
 def _leave(status, msg): # of several processes on a machine the first one speaks for all
     first = not int(os.environ.get('LOCAL_RANK', _rank()))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['how_partners', 'keyed_rng', 'Fixed', 'check_dist', 'check_weights', 'draw_weights', 'other_class', 'partners',
-           'repeated_partners', 'like', 'blend', 'mix', 'box_mask', 'blends', 'patches', 'combined', 'top2_ceiling']
+           'repeated_partners', 'like', 'blend', 'mix', 'box_mask', 'blends', 'patches', 'combined', 'rhythm', 'until',
+           'fade', 'top2_ceiling']
 
 # %% ../nbs/02_core.ipynb #d54b6df8
 from numbers import Real
@@ -141,7 +142,7 @@ def repeated_partners(
     g:torch.Generator, # Source of randomness
     repeats:int # Number of rows m for each sample
 )->Tensor: # Indices into the batch `[n_samples, m*bs]`
-    "Choose partners for `repeats` mixtures of every sample, different ones each time"
+    "Choose partners for `repeats` mixtures of every sample"
     if repeats==1: return partners(bs, n_samples, how, y, g)
     n_partners = repeats*(n_samples-1)
     if how=='any': # a sample may meet itself, once
@@ -234,6 +235,33 @@ def combined(
         raise ValueError(f'combine gave {shapes}: expected images {tuple(x.shape)} and weights')
     check_weights(combine, res[1], (1,n), (len(x),n))
     return res
+
+# %% ../nbs/02_core.ipynb #66a1ff86
+def rhythm(
+    epoch:int, # Current epoch, from 0
+    n_epoch:int, # Number of epochs in all
+    on:int=8, # Epochs with mixing, which come first
+    off:int=2 # Epochs without mixing, which follow
+)->bool:
+    "Whether to mix in `epoch`: `on` epochs with mixing, `off` without, and so on (sections 2, 3.3)"
+    return epoch%(on+off) < on
+
+def until(
+    epoch:int, # Current epoch, from 0
+    n_epoch:int, # Number of epochs in all
+    end:float=.9 # Fraction of the epochs after which mixing ends, 0..1
+)->bool:
+    "Whether to mix in `epoch`: until the fraction `end` of the epochs is done"
+    return epoch < check_number('end', end, 0, 1)*n_epoch - 1e-6
+
+def fade(
+    epoch:int, # Current epoch, from 0
+    n_epoch:int, # Number of epochs in all
+    start:float=.8 # Fraction of the epochs after which mixing begins to fade, 0..1
+)->float: # 0..1
+    "The strength of mixing in `epoch`: 1 until `start`, then falling to 0"
+    rest = 1-check_number('start', start, 0, 1)
+    return min(1., (n_epoch-epoch)/max(1e-6, rest*n_epoch))
 
 # %% ../nbs/02_core.ipynb #0c21b462
 def top2_ceiling(

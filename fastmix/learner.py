@@ -226,7 +226,7 @@ def mixup_c_learner(
         cbs = MixupC(n, **blended) + cbs
     if loss_func is None: loss_func = getattr(getattr(dls, 'train_ds', None), 'loss_func', None)
     if metrics is None: metrics = default_metrics(target_kind(dls), n, mixed=n>1)
-    kwargs.update(loss_func=HeadsLoss(loss_func, n), metrics=head_metrics(metrics, n), cbs=cbs)
+    kwargs.update(loss_func=heads_loss(loss_func, n), metrics=head_metrics(metrics, n), cbs=cbs)
     return slots_learner(MultiSampleLearner, dls, arch, n, n_heads, title, **kwargs)
 
 # %% ../nbs/14_learner.ipynb #4a6eac1f

@@ -160,7 +160,7 @@ class HeadMetric(Metric):
     @property
     def value(self):
         values = [m.value for m in self.metrics.values()]
-        return None if None in values else sum(values)/len(values)
+        return None if any(v is None for v in values) else sum(values)/len(values)
     @property
     def name(self):
         name = first(self.metrics.values()).name.lstrip('_')

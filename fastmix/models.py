@@ -64,7 +64,7 @@ def scale_slots(self:MultiSample,
 ):
     "Let the network scale the images of its slots, from now on and wherever it is loaded"
     device = next((p.device for p in self.parameters()), None)
-    self.slot_scale = torch.tensor(float(scale), device=device)
+    self.slot_scale = torch.tensor(check_number('scale', float(scale), 1e-6), device=device)
 
 @patch
 def _load_from_state_dict(self:MultiSample, state_dict, prefix, *args):

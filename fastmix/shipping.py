@@ -22,7 +22,8 @@ def _one_error(fname):
     "What is wrong with the file `fname`, whatever that is, as one `ValueError` of one line"
     try: yield
     except FileNotFoundError: raise
-    except Exception as e: raise ValueError(f'{fname}: {str(e).partition(chr(10))[0]}') from e
+    except Exception as e: # of the export the cause says why
+        raise ValueError(f'{fname}: {str(e.__cause__ or e).partition(chr(10))[0]}') from e
 
 def _to_bytes(model):
     "A network as a safetensors file, its `config` in the metadata"

@@ -19,7 +19,8 @@ class SlotsTensorBoardCallback(TensorBoardCallback):
         super().before_fit()
         self.trace_model = trace
         if not self.run or not trace: return
-        m,x = get_model(self.model).eval(),unwrap_dl(self.dls.train).one_batch()[0][:2]
+        m = deepcopy(get_model(self.model)).eval() # the copy is not compiled
+        x = unwrap_dl(self.dls.train).one_batch()[0][:2]
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter('ignore', torch.jit.TracerWarning) # of the checks of the input
             self.writer.add_graph(m, (x.as_subclass(Tensor),)*getattr(m, 'n_samples', 1))

@@ -800,3 +800,52 @@ def test_weighted_losses_keep_their_scale_when_mixing_ends(lam_l):
             raise CancelFitException
     with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=One())
     assert came[0]==pytest.approx(came[1], rel=1e-5)
+
+class Penalty(Callback):
+    "What a user adds to the loss"
+    run_valid = False
+    def after_loss(self): self.learn.loss_grad = self.loss_grad + 10.
+
+@pytest.mark.parametrize('per', ['sample','batch'])
+def test_a_loss_that_another_callback_adds_to(per):
+    "The order of the callbacks does not matter"
+    def first_loss(*cbs):
+        learner([*cbs]).fit(1, cbs=(grab := Grab()))
+        return grab.seen[0][0]
+    mixed = first_loss(Mixup(seed=0, per=per))
+    for cbs in ([Mixup(seed=0, per=per), Penalty()], [Penalty(), Mixup(seed=0, per=per)]):
+        assert torch.allclose(first_loss(*cbs), mixed+10)
+
+def test_a_random_when_is_asked_once():
+    asked = []
+    def when(epoch, n_epoch):
+        asked.append(epoch)
+        return len(asked)%2
+    learn = learner(cb := Mixup(seed=0, when=when))
+    learn.fit(2)
+    assert len(asked)==2*len(learn.dls.train) and cb.count==len(asked)//2
+
+def test_a_choice_keeps_no_learner():
+    rules = Mixup(),CutMixup()
+    learn = learner(cb := MixChoice(*rules, seed=0))
+    learn.fit(2)
+    assert all(rule.learn is None for rule in rules)
+    learn.remove_cb(cb)
+    assert len(pickle.dumps(cb))<10_000
+
+@pytest.mark.parametrize('y', [torch.zeros(20,8,8).long(), torch.zeros(20,5,2)], ids=['masks','points'])
+def test_no_box_is_cut_into_a_mask(y):
+    model = nn.Conv2d(3, 2, 1) if y.dtype==torch.long else nn.Sequential(nn.Flatten(), nn.Linear(192, 10), nn.Unflatten(1, (5,2)))
+    loss = CrossEntropyLossFlat(axis=1) if y.dtype==torch.long else MSELossFlat()
+    with pytest.raises(ValueError, match='expected labels or numbers of a whole image'):
+        learner(CutMixup(seed=0), loss, dls(y=y), model).fit(1)
+    learner(Mixup(seed=0), loss, dls(y=y), model).fit(1) # blends of them are right
+
+@pytest.mark.parametrize('mix', [Mixup(mix_valid=True, seed=0), CutMixup(mix_valid=True, seed=0)], ids=plain)
+def test_predictions_are_of_the_images_as_they_are(mix):
+    "With `mix_valid` too, whether labels come along or not"
+    learn = learner(mix, d=small())
+    plain_preds = learner(model=learn.model, d=learn.dls).get_preds()[0]
+    assert torch.equal(learn.get_preds()[0], plain_preds)
+    assert torch.equal(learn.get_preds(with_loss=True)[0], plain_preds)
+    assert learn.validate()[0]!=learner(model=learn.model, d=learn.dls).validate()[0] # these are mixed

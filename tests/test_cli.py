@@ -1,11 +1,12 @@
 "The command line, called in this process: what it refuses, what it leaves, how it ends"
 import inspect, json, os, shutil, signal, subprocess, sys
+from functools import partial
 import pytest
 from fastai.vision.all import Image, Path, PILImage, load_learner, noop, pd, torch
 from fastmix import cli
 from fastmix.datasets import digit_image
 from fastmix.resuming import RunLog
-from tests.forks import fork, wait
+from tests.forks import fork, fork_ranks, wait
 
 tiny = ['--epochs','2', '--size','8', '--bs','256', '--arch','resnet20']
 
@@ -276,6 +277,27 @@ def test_two_runs_with_one_folder(monkeypatch, no_pictures, capsys):
     assert 'expected a folder that no other process is busy with' in Path('other').read_text()
     assert json.loads(Path('out/run.json').read_text())['state']=='finished'
     assert len(pd.read_csv('out/metrics.csv'))==2
+
+def test_a_process_that_failed_says_why(monkeypatch, no_pictures):
+    "Not only the first one, which knows no more than that another is gone"
+    after_epoch = RunLog.after_epoch
+    def fail(self):
+        after_epoch(self)
+        if os.environ['RANK']=='1': raise ValueError('a broken picture')
+    monkeypatch.setattr(RunLog, 'after_epoch', fail)
+    run = partial(cli.main, [*tiny, '--bs','128', '--out','out'])
+    assert all(wait(fork_ranks(run, 'log', 2)))
+    assert 'process 1: a broken picture' in Path('log-1.log').read_text()
+
+def test_train_in_python(no_pictures, capsys):
+    "A resumed run has its own settings there too"
+    cli.train(epochs=2, size=8, bs=256, arch='resnet20', out='out')
+    learn = cli.train(resume=True, out='out')
+    assert len(learn.recorder.values)==2
+    with pytest.raises(ValueError, match='epochs=3 .was 2.'): cli.train(resume=True, out='out', epochs=3)
+
+def test_size_of_cifar10(capsys):
+    assert 'size=64: expected 32' in refused(capsys, '--data','cifar10','--size','64')
 
 def test_loss_that_is_not_finite(no_pictures, capsys):
     assert status(*tiny, '--lr', '1e30', '--out', 'out')==1

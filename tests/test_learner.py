@@ -391,12 +391,13 @@ def test_wandb(tmp_path, monkeypatch):
     finally: wandb.finish()
     learn.export()
 
-@pytest.mark.parametrize('kind', ['pairs','ordinary','single'])
+@pytest.mark.parametrize('kind', ['pairs','ordinary','single','compiled'])
 def test_tensorboard(kind, tmp_path):
     from fastmix.tensorboard import SlotsTensorBoardCallback
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    if kind!='single': learn = make(kind, tmp_path)
+    if kind in ('pairs','ordinary'): learn = make(kind, tmp_path)
     else: learn = quiet(mixup_learner(tiny_dls('ordinary', tmp_path), MixupX(), arch=tiny))
+    if kind=='compiled': learn.model.compile(backend='eager')
     learn.fit(2, cbs=SlotsTensorBoardCallback(tmp_path/'tb'))
     log = EventAccumulator(str(tmp_path/'tb')).Reload()
     tags,names = log.Tags(),learn.recorder.metric_names[2:-1]
@@ -641,3 +642,51 @@ def test_precision_has_one_callback():
 @pytest.mark.parametrize('opt,lr', [(nesterov_sgd,.1), (partial(nesterov_sgd, momentum=.8),.1), (Adam,.001), (partial(Adam, mom=.8),.001),
                                     (partial(OptimWrapper, opt=torch.optim.SGD),.001)], ids=['ours','changed','adam','changed_adam','plain_sgd'])
 def test_the_rate_of_an_optimizer(opt, lr): assert mixup_learner(digits_dls(1, size=8), arch=tiny, opt_func=opt).lr==lr
+
+# Losses of a user's own
+
+class OwnLoss(nn.Module):
+    "Cross-entropy without a `reduction`"
+    def forward(self, pred, y): return F.cross_entropy(pred, y)
+
+def own_loss(pred, y): return F.cross_entropy(pred, y)
+
+@pytest.mark.parametrize('loss', [OwnLoss(), own_loss], ids=['module','function'])
+def test_a_loss_without_reduction_says_so_and_mixes_by_batch(loss, tmp_path):
+    dls = tiny_dls('ordinary', tmp_path)
+    def fit(mix): quiet(mixup_learner(dls, mix, arch=tiny, loss_func=loss)).fit(1)
+    with pytest.raises(TypeError, match="has no `reduction`.*per='batch'"): fit(Mixup())
+    fit(Mixup(per='batch'))
+
+@pytest.mark.parametrize('loss', [OwnLoss(), own_loss], ids=['module','function'])
+@pytest.mark.parametrize('kw', [dict(lam_l=.5), dict(lam_l=Fixed(.7)), dict(lam_x=.5, lam_l='x')], ids=['lam_l','fixed','x'])
+def test_weights_of_the_slots_by_batch_need_no_reduction(loss, kw, pairs):
+    by_batch = MixupC(2, seed=0, per='batch', **kw)
+    learn = quiet(mixup_c_learner(pairs.dls, arch=tiny, loss_func=loss, cbs=by_batch, lr=0))
+    learn.fit(1)
+    fastai = quiet(mixup_c_learner(pairs.dls, arch=tiny, cbs=MixupC(2, seed=0, per='batch', **kw), lr=0))
+    assert fastai.loss_func.func.__class__ is CrossEntropyLossFlat
+    x,ys,w = torch.randn(6, 2, 10),[torch.arange(6)]*2,tensor([[.3,.7]])
+    one = HeadsLoss(own_loss)(x, *ys, w=w)
+    same(one, HeadsLoss()(x, *ys, w=w.expand(6, -1)))
+    assert torch.isfinite(torch.stack(list(learn.recorder.losses))).all()
+
+def test_the_mean_of_the_heads_losses(pairs):
+    loss = HeadsLoss(mean=True)
+    learn = quiet(mixup_c_learner(pairs.dls, arch=tiny, loss_func=loss))
+    assert learn.loss_func is loss
+    learn.fit(1)
+    x,y = torch.randn(6, 10),torch.arange(6)
+    one_softmax = [HeadsLoss(mean=m)(x, y, y, w=w) for m in (True,False) for w in (None,torch.full((6,2), .5))]
+    for o in one_softmax: same(o, F.cross_entropy(x, y)) # the weights are a mean already
+    two = torch.stack([x,x], 1)
+    same(HeadsLoss(mean=True)(two, y, y), F.cross_entropy(x, y))
+    same(HeadsLoss()(two, y, y), 2*F.cross_entropy(x, y))
+
+def test_a_metric_of_several_numbers(pairs):
+    learn = quiet(mixup_c_learner(pairs.dls, arch=tiny, metrics=F1Score(labels=range(10), average=None)))
+    assert learn.validate()[1].shape==(10,)
+
+@pytest.mark.parametrize('scale', [0, -1, float('nan')])
+def test_a_scale_that_is_none(scale):
+    with pytest.raises(ValueError, match='scale='): resnet20(10, n_samples=2).scale_slots(scale)

@@ -1,8 +1,10 @@
 """Runs that were killed and resumed, against one that was left alone; checkpoints that are damaged,
 foreign or do not fit on the disk"""
 from contextlib import suppress
+from copy import deepcopy
 from enum import Enum
 from functools import partial
+from types import SimpleNamespace
 import fcntl, json, math, os, random, resource, shutil, signal, subprocess, sys, time
 import pytest
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
@@ -11,7 +13,8 @@ from fastai.basics import (SGD, Adam, Lamb, RMSProp, Callback, CategoryMap, Cros
                            LabelSmoothingCrossEntropyFlat, Learner, Path, accuracy, load_learner,
                            nn, noop, params, set_seed, torch)
 import fastai.callback.schedule
-from fastai.callback.progress import ProgressCallback
+from fastai.callback.progress import ProgressCallback, ShowGraphCallback
+from fastai.vision.all import aug_transforms
 import numpy as np
 from PIL import Image
 from fastmix.all import (MixupC, Mixup, MixupLearner, MixupX, MultiSample, MultiSampleDataLoaders,
@@ -494,3 +497,136 @@ def test_settings_of_any_type(tmp_path):
     fit('photos')
     fit('photos')
     with pytest.raises(ValueError, match="other settings: data='other' .was 'photos'"): fit('other')
+
+def small_learner(folder, resume=False, stop=None, epochs=4, quiet=True, cbs=(), dls=None, model=None, train='fit', **kwargs):
+    "A learner of single images after a training that may be interrupted"
+    set_seed(0)
+    torch.set_num_threads(1)
+    dls = dls or digits_dls(1, bs=256, size=8)
+    learn = mixup_learner(dls, MixupX(.3), arch=model or net(1), precision='fp32', **{'opt_func':nesterov_sgd, **kwargs})
+    if quiet: learn.remove_cb(ProgressCallback)
+    learn.path = folder
+    with suppress(KeyboardInterrupt), learn.no_logging():
+        getattr(learn, train)(epochs, cbs=[Stop(stop), Checkpoint(folder, resume=resume), *cbs])
+    return learn
+
+def flat(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
+
+def check_resumed(tmp_path, whole=None, **kwargs):
+    "Interrupted in epoch 2 and resumed is the same as whole"
+    one = small_learner(tmp_path/'a', **kwargs)
+    small_learner(tmp_path/'b', stop=2, **kwargs)
+    assert torch.equal(flat(one), flat(small_learner(tmp_path/'b', resume=True, **kwargs)))
+
+def test_with_a_progress_bar(tmp_path):
+    "fastprogress fails at a number that is not its first"
+    check_resumed(tmp_path, quiet=False)
+
+def test_with_a_graph(tmp_path, monkeypatch):
+    import matplotlib.pyplot as plt
+    monkeypatch.setattr('fastprogress.fastprogress.plt', plt, raising=False)
+    seen = []
+    class Graph(ShowGraphCallback):
+        name = 'show_graph'
+        def after_epoch(self):
+            if not self.nb_batches: return
+            seen.append((len(self.nb_batches), len(self.recorder.values)))
+    small_learner(tmp_path, stop=2, cbs=[Graph()], quiet=False)
+    seen.clear()
+    small_learner(tmp_path, resume=True, cbs=[Graph()], quiet=False)
+    assert seen==[(3,3),(4,4)]
+
+class Thaw(Callback):
+    "Train all layers from epoch 1 on"
+    def before_epoch(self):
+        if self.epoch==1: self.learn.unfreeze()
+class Frozen(Callback):
+    order = -50
+    def before_fit(self): self.learn.freeze()
+
+@pytest.mark.parametrize('opt_func', [nesterov_sgd, Adam], ids=['sgd','adam'])
+def test_layers_that_thaw(tmp_path, opt_func):
+    halves = lambda m: L(m).map(params) if isinstance(m, nn.Sequential) else L([[*m.net[0].parameters()], [*m.net[1:].parameters()]])
+    check_resumed(tmp_path, cbs=[Frozen(), Thaw()], splitter=halves, opt_func=opt_func)
+
+class Sometimes(nn.Module):
+    "A layer that every other batch leaves out"
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 64)
+    def forward(self, x): return self.layer(x) if self.training and random.random()<.5 else x
+
+@pytest.mark.parametrize('opt_func', [nesterov_sgd, Adam], ids=['sgd','adam'])
+def test_layers_without_a_gradient(tmp_path, opt_func):
+    for seed in range(3): # it matters in some of them
+        model = MultiSample(nn.Sequential(nn.Flatten(), Sometimes(), nn.Linear(64, 10)), 1, 1, 1)
+        def again(): return dict(model=deepcopy(model), opt_func=opt_func, cbs=[Seed(seed)])
+        one = flat(small_learner(tmp_path/f'a{seed}', **again()))
+        small_learner(tmp_path/f'b{seed}', stop=2, **again())
+        assert torch.equal(one, flat(small_learner(tmp_path/f'b{seed}', resume=True, **again())))
+
+class Seed(Callback):
+    "Other random numbers"
+    order = -50
+    def __init__(self, seed): self.seed = seed
+    def before_fit(self): random.seed(self.seed)
+
+def test_after_an_interrupted_lr_find(tmp_path):
+    learn = small_learner(tmp_path/'a', epochs=1)
+    learn.add_cb(Checkpoint(tmp_path/'b'))
+    learn.add_cb(stop := Stop(0))
+    with suppress(KeyboardInterrupt), learn.no_bar(): learn.lr_find(show_plot=False)
+    learn.remove_cb(stop)
+    assert not (tmp_path/'b').exists()
+    with learn.no_bar(), learn.no_logging(): learn.fit(2)
+    assert numbers(tmp_path/'b')[:2]==['00000','00001']
+
+def crops(**kw): return digits_dls(1, bs=256, size=8, **kw)
+def dropout(p):
+    model = net(1)
+    next(m for m in model.modules() if isinstance(m, nn.Dropout)).p = p
+    return model
+
+@pytest.mark.parametrize('one,other,said', [
+    (dict(), dict(dls=lambda: with_tfms(aug_transforms(size=8))), 'transforms='),
+    (dict(model=lambda: dropout(.1)), dict(model=lambda: dropout(.5)), 'network=')], ids=['transforms','dropout'])
+def test_another_script(tmp_path, one, other, said):
+    "What changes the training is refused, not answered with the old result"
+    def now(kw): return {k:v() for k,v in kw.items()}
+    small_learner(tmp_path, epochs=1, **now(one))
+    small_learner(tmp_path, epochs=1, resume=True, **now(one))
+    with pytest.raises(ValueError, match=f'other settings: {said}'):
+        small_learner(tmp_path, epochs=1, resume=True, **now(other))
+
+def with_tfms(tfms):
+    dls = crops()
+    dls.add_tfms(tfms, 'after_batch')
+    return dls
+
+def test_another_choice_of_pairs(tmp_path):
+    def train(partner, resume=False):
+        learn = mixup_c_learner(digits_dls(2, bs=256, size=8, partner=partner), arch=net(2), precision='fp32')
+        learn.remove_cb(ProgressCallback)
+        with learn.no_logging(): learn.fit(1, cbs=Checkpoint(tmp_path, resume=resume))
+    train('any')
+    with pytest.raises(ValueError, match="other settings: partner=.*other_class"): train('other_class', resume=True)
+
+def test_a_log_makes_its_folder(tmp_path):
+    learn = small_learner(tmp_path/'a', epochs=1, cbs=[RunLog(tmp_path/'new'/'log', {})])
+    assert (tmp_path/'new'/'log'/'run.json').exists()
+
+class Average(Callback):
+    "Average the weights over the training"
+    order = 60
+    def before_fit(self): self.model_copy = deepcopy(self.learn.model) # which is no number
+    def after_batch(self):
+        if not self.training: return
+        for a,p in zip(self.model_copy.parameters(), self.learn.model.parameters()): a.data.lerp_(p.data, .1)
+    def state_dict(self): return self.model_copy.state_dict()
+    def load_state_dict(self, d): self.model_copy.load_state_dict(d)
+
+def test_what_a_callback_remembers(tmp_path):
+    def average(folder, **kw): return flat(SimpleNamespace(model=small_learner(folder, cbs=[cb := Average()], **kw) and cb.model_copy))
+    one = average(tmp_path/'a')
+    average(tmp_path/'b', stop=2)
+    assert torch.equal(one, average(tmp_path/'b', resume=True))
