@@ -72,23 +72,25 @@ def pretrained():
     for bn in filter(risinstance(nn.BatchNorm2d), net.modules()): bn.momentum = shared['bn_momentum']
     return net
 
-def loaders(s, n_samples):
+n_curve = 250 # test images after each epoch
+
+def loaders(s, n_samples, n_test=None):
     "The same training images in every run, and test images that are not among them"
     tfms = [PadCrop(4), Enlarge(s['size']), Normalize.from_stats([.498]*3, [.502]*3)]
     dls = cifar_dls(n_samples, cache=True)
     dls = MultiSampleDataLoaders(*[dl.new(after_batch=[IntToFloatTensor(), *tfms])
                                    for dl in dls.loaders], path=dls.path, device=dls.device)
     train = balanced(dls.train.data[1])[:s['n_train']]
-    test = balanced(dls.valid.data[1])[:s['n_test']]
+    test = balanced(dls.valid.data[1])[:n_test or s['n_test']]
     test = test[torch.randperm(len(test), generator=torch.Generator().manual_seed(0))] # pairs differ
     both = part(dls.train, dls.train, train, s['bs']),part(dls.valid, dls.valid, test, 250)
     return MultiSampleDataLoaders(*both, path=dls.path, device=dls.device)
 
 def learner(s):
     kw = dict(arch=pretrained(), precision='fp32')
-    if s['method']=='mixup_c': return mixup_c_learner(loaders(s, 2), **kw)
+    if s['method']=='mixup_c': return mixup_c_learner(loaders(s, 2, n_curve), **kw)
     mix = dict(erm=None, mixup=Mixup, mixup_x=MixupX, mixup_l=MixupL)[s['method']]
-    return mixup_learner(loaders(s, 1), mix and mix(seed=s['seed']), **kw)
+    return mixup_learner(loaders(s, 1, n_curve), mix and mix(seed=s['seed']), **kw)
 
 def train(
     s:dict # Settings
@@ -101,12 +103,12 @@ def train(
         learn.fit_one_cycle(s['epochs'])
         if s['method']=='mixup_c':
             names = learn.recorder.metrics.attrgot('name')
-            figures |= dict(zip(names, learn.validate()[1:]))
+            figures |= dict(zip(names, learn.validate(dl=loaders(s, 2).valid)[1:]))
     ones = loaders(s, 1)
     figures |= {f'single_{k}':v for k,v in single(learn, ones.valid).items()}
     trained = time.time()
     tuned = learn.to_single(precision='fp32')
-    tuned.dls = ones
+    tuned.dls = loaders(s, 1, n_curve)
     with tuned.no_bar(), tuned.no_logging(): tuned.fine_tune_single(s['ft_epochs'])
     figures |= {f'tuned_{k}':v for k,v in single(tuned, ones.valid).items()}
     seconds = dict(train=round(trained-start, 1), all=round(time.time()-start, 1))
