@@ -70,6 +70,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'fastmix.cli._check_out': ('cli.html#_check_out', 'fastmix/cli.py'),
                              'fastmix.cli._check_settings': ('cli.html#_check_settings', 'fastmix/cli.py'),
                              'fastmix.cli._leave': ('cli.html#_leave', 'fastmix/cli.py'),
+                             'fastmix.cli._mixup_or_cutmix': ('cli.html#_mixup_or_cutmix', 'fastmix/cli.py'),
                              'fastmix.cli._note_the_end': ('cli.html#_note_the_end', 'fastmix/cli.py'),
                              'fastmix.cli._parse': ('cli.html#_parse', 'fastmix/cli.py'),
                              'fastmix.cli._print_result': ('cli.html#_print_result', 'fastmix/cli.py'),

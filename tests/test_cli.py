@@ -104,6 +104,17 @@ def test_methods(method, no_pictures, capsys):
     assert status(*tiny, '--epochs', 1, '--method', method, '--n-samples', 3, '--out', 'out')==0
     assert pd.read_csv('out/metrics.csv').accuracy.between(0, 1).all()
 
+def test_advice(no_pictures, capsys):
+    "What a long training is told can be typed, and is not told again"
+    long = '--epochs',20,'--size',8,'--bs',1024,'--arch','resnet20','--method','erm'
+    assert status(*long, '--out','long')==0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f': {cli.advice}')
+    assert status(*long, *cli.advice.split(), '--out','advised')==0
+    assert cli.advice not in capsys.readouterr().out
+    learn = load_learner('advised/model.pkl')
+    assert learn.opt_func.keywords['weight_decay']==5e-4
+    assert [type(rule).__name__ for rule in learn.mix_choice.rules]==['Mixup','CutMixup']
+
 def test_classes_with_dollars(capsys):
     "matplotlib would read a formula; and the model is saved before any picture"
     mine = images(Path('mine'), '$10_$20', '$5', n=12)
