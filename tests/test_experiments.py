@@ -512,7 +512,7 @@ def test_the_findings_speak_of_these_verdicts():
     for r,v in zip(verdicts.rules, table.verdict):
         came[r['claim']] = came.get(r['claim'], '') + letter[v]
     assert came==dict(table1='++?+++' '++?+++' '---?-+' '--' '---?--', fig4='??+pp', fig5='--', fig5_batch='--', fig2='?p', fig6='++',
-                      fig1='+-+?' '+-++' '--?-', gradient='??', recipe='000',
+                      fig1='+-+?' '+-++' '--?-', gradient='??', recipe='p+?',
                       throughput='?000', two_heads='??????0?0??0?00')
 
 def test_two_seeds_decide_nothing():
@@ -579,3 +579,11 @@ def test_a_trial_with_other_settings_is_not_shown(tmp_path):
     line = dict(key=runs.key(s), seed=0, settings=s, figures=dict(tuned_acc=.5))
     results.append(tmp_path/'runs.jsonl', line)
     assert backbone.show(tmp_path/'runs.jsonl').data=='Not run yet.'
+
+def test_the_printed_advice_is_the_best_recipe():
+    from fastmix.cli import advice
+    (tag,s),*_ = runs.recipe_test('mid', results.read(results.here/'results'/'mid.jsonl'))
+    assert tag['net']=='mixup or CutMix until .8, one cycle'
+    given = advice.split()
+    assert given[:3]==['--method',s['method'],'--one-cycle'] and s['one_cycle']
+    assert float(given[given.index('--wd')+1])==s['wd'] and len(given)==5
