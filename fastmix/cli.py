@@ -58,7 +58,7 @@ class Settings(BasicRepr):
         epochs:int=None, # Number of epochs. Default: 40, for cifar10 100
         bs:int=None, # Batch size of each process. Default: their share of 64, for cifar10 of 256
         lr:float=.1, # First learning rate; it falls to a tenth after 40%, 60% and 80% of the epochs
-        one_cycle:bool=False, # Use fastai's one cycle instead, whose highest rate is lr
+        one_cycle:bool=False, # fastai's one cycle in place of these steps; lr is its peak
         wd:float=1e-4, # Weight decay
         n_samples:int=2, # Number of samples in a mixture
         size:int=None, # Height and width in pixels. Default: 16 for digits, 64 for a folder
@@ -143,7 +143,7 @@ def make_dls(
 # %% ../nbs/18_cli.ipynb #9ef63598
 def _mixup_or_cutmix(seed, **kwargs): # the most accurate rule for single images in our runs
     import fastmix.all as fm
-    kwargs['when'] = partial(fm.until, end=.8)
+    kwargs = dict(kwargs, when=partial(fm.until, end=.8))
     return fm.MixChoice(fm.Mixup(**kwargs), fm.CutMixup(**kwargs), seed=seed)
 
 def make_learner(
@@ -207,7 +207,7 @@ def _watchers(s, path): # callbacks for those who look on
 def _note_the_end(learn, s, log): # where the training breaks off
     try: yield
     except BaseException as e:
-        if _rank() and log.state!='new': # the first process knows only that this one is gone
+        if _rank() and isinstance(e, (ValueError,OSError,FloatingPointError)):
             print(f'process {_rank()}: {last_line(e)}', file=sys.stderr)
         if log.state!='running' or _rank(): raise
         state = 'interrupted' if isinstance(e, KeyboardInterrupt) else 'failed'
@@ -225,8 +225,8 @@ def _print_result(learn, s, log):
     best = [f'{k} {v:.2%}' for k,v in log.figures.items() if 'loss' not in k and v is not None]
     print(f"held out, {len(learn.dls.valid_ds)} images: {'  '.join(best)}")
     print(f'run folder: {learn.path}')
-    if s.epochs>=20 and not s.one_cycle:
-        print(f'most accurate for single images in our long trainings: {advice}')
+    if s.epochs>=20 and s.method!='mixup_c' and not s.one_cycle:
+        print(f'most accurate in our long trainings on CIFAR-10: {advice}')
 
 # %% ../nbs/18_cli.ipynb #e6393dcc
 @delegates(Settings)

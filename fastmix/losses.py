@@ -116,7 +116,7 @@ class HeadsLoss(BaseLoss): # a fastai loss, so that fastai moves it to the devic
             raise ValueError(f'{len(ys)} labels for each sample: expected n={n}, one per slot')
         fs = [self.func]*n if w is None else [partial(weighted_loss, self.func, w=o) for o in w.T]
         total = sum(f(p, y, **kwargs) for f,p,y in zip(fs, preds, ys))
-        return total/n if (w is None if pred.ndim==2 else self.mean) else total
+        return total/n if (self.mean if pred.ndim>2 else w is None) else total
 
     def heads(self, pred): return pred.unbind(1) if pred.ndim>2 else [pred]*self.n
     def __repr__(self):

@@ -19,6 +19,8 @@ from .processes import *
 from .reading import image_sources, read_labels
 
 # %% ../nbs/09_resuming.ipynb #34cf31ff
+def _cell(v): return f'"{v.tolist()}"' if isinstance(v, np.ndarray) else str(v)
+
 def _print_row(cells):
     texts = [f'{c:>10.4f}' if isinstance(c, float) else f'{c!s:>10}' for c in cells]
     print(' '.join(texts), flush=True)
@@ -70,7 +72,7 @@ def save(self:RunLog,
     run.update(kwargs, processes=max(1, num_distrib()))
     self.folder.mkdir(parents=True, exist_ok=True)
     write_json(self.folder/'run.json', run)
-    table = ''.join(','.join(map(str, row))+'\n' for row in self.rows)
+    table = ''.join(','.join(map(_cell, row))+'\n' for row in self.rows)
     write_whole(self.folder/'metrics.csv', table.encode())
 
 # %% ../nbs/09_resuming.ipynb #9b0deec9
@@ -166,7 +168,7 @@ def load_train_state(
     load_opt(learn, d['opt'])
     if d['scaler']: learn.scaler.load_state_dict(d['scaler'])
     for p,g,trained in zip(learn.model.parameters(), d['grads'], d['trained']):
-        p.grad = None if g is None else g.to(p).expand_as(p).clone()
+        p.grad = g if g is None else g.to(p) if g.ndim==p.ndim else torch.zeros_like(p)
         p.requires_grad_(trained)
     learn.train_iter,rec = d['train_iter'],learn.recorder
     for k in _recorded: setattr(rec, k, list(d['recorder'][k]))
@@ -239,19 +241,25 @@ def own_settings(name, f):
     return res
 
 # %% ../nbs/09_resuming.ipynb #5d0a94be
-def _words(o, short=False): # what it says about itself, but not where it lies
-    words = re.sub(r"0x\w+|, device='[^']*'", '', str(o))
-    return hashlib.blake2b(words.encode(), digest_size=8).hexdigest() if short else words
+def _words(o): # what it says about itself, but not where it lies
+    return re.sub(r"0x\w+|,\s+device='[^']*'", '', str(o))
+
+def _digest(o): return hashlib.blake2b(_words(o).encode(), digest_size=8).hexdigest()
+
+def _steps(pipe): # transforms with those that fastai composed into them
+    inner = [g for f in getattr(pipe, 'fs', []) for k in ('aff_fs','coord_fs')
+             for g in getattr(f, k, [])]
+    return _words([pipe, *[(_name(g, 'func'), getattr(g, 'keywords', '')) for g in inner]])
 
 def _data_facts(dls):
-    steps = 'after_item','after_batch'
-    return dict(samples=[len(dl.dataset) for dl in dls],
+    transforms = {f'{k} of loader {i}':_steps(getattr(dl, k, '')) for i,dl in enumerate(dls)
+                  for k in ('after_item','after_batch')}
+    return dict(transforms, samples=[len(dl.dataset) for dl in dls],
                 data_digest=[data_digest(dl) for dl in dls],
-                partner=[getattr(dl, 'partner', None) for dl in dls],
-                transforms=[_words(getattr(dl, k, '')) for dl in dls for k in steps])
+                partner=[getattr(dl, 'partner', None) for dl in dls])
 
 # %% ../nbs/09_resuming.ipynb #8f1f71e1
-def _steps(opt): # of fastai's optimizers, which are all of one class
+def _opt_steps(opt): # of fastai's optimizers, which are all of one class
     return ' '.join([_name(opt, 'opt'), *(_name(f, 'func') for f in getattr(opt, 'cbs', []))])
 
 def run_facts(
@@ -263,8 +271,8 @@ def run_facts(
     facts = dict(
         epochs=learn.n_epoch, processes=max(1, num_distrib()),
         bs=getattr(dls[0], 'bs', None) or dls[0].batch_size, # PyTorch's loaders have the latter
-        **_data_facts(dls), network=_words(get_model(learn.model), short=True),
-        optimizer=_steps(learn.opt), loss=_name(learn.loss_func, 'func'),
+        **_data_facts(dls), network=_digest(get_model(learn.model)),
+        optimizer=_opt_steps(learn.opt), loss=_name(learn.loss_func, 'func'),
         lr=[h['lr'] for h in learn.opt.hypers], wd=[h.get('wd') for h in learn.opt.hypers],
         metrics=list(learn.recorder.metric_names), callbacks=[type(cb).__name__ for cb in cbs],
         schedules={k:_points(f) for cb in schedulers for k,f in cb.scheds.items()},
@@ -365,10 +373,9 @@ def first_epoch(self:Checkpoint)->int:
     found = on_rank0(self._find)
     if found is None: return 0
     self.last,d = found
-    try:
-        load_train_state(self.learn, d['state'])
-        _resume_bars(self.learn)
+    try: load_train_state(self.learn, d['state'])
     except Exception as e: raise ValueError(f'{self.last} cannot be loaded: {last_line(e)}') from e
+    _resume_bars(self.learn)
     return d['state']['epoch']+1
 
 @patch

@@ -22,8 +22,9 @@ def _one_error(fname):
     "What is wrong with the file `fname`, whatever that is, as one `ValueError` of one line"
     try: yield
     except FileNotFoundError: raise
-    except Exception as e: # of the export the cause says why
-        raise ValueError(f'{fname}: {str(e.__cause__ or e).partition(chr(10))[0]}') from e
+    except Exception as e:
+        why = e if isinstance(e, ValueError) else e.__cause__ or e # of an export
+        raise ValueError(f'{fname}: {str(why).partition(chr(10))[0]}') from e
 
 def _to_bytes(model):
     "A network as a safetensors file, its `config` in the metadata"

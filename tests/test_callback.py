@@ -833,11 +833,16 @@ def test_a_choice_keeps_no_learner():
     learn.remove_cb(cb)
     assert len(pickle.dumps(cb))<10_000
 
+def test_an_interrupted_choice_keeps_no_learner():
+    learn = learner(cb := MixChoice(Mixup(), seed=0), cls=MixupLearner)
+    with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=Stop(KeyboardInterrupt()))
+    assert cb.rules[0].learn is None
+
 @pytest.mark.parametrize('y', [torch.zeros(20,8,8).long(), torch.zeros(20,5,2)], ids=['masks','points'])
 def test_no_box_is_cut_into_a_mask(y):
     model = nn.Conv2d(3, 2, 1) if y.dtype==torch.long else nn.Sequential(nn.Flatten(), nn.Linear(192, 10), nn.Unflatten(1, (5,2)))
     loss = CrossEntropyLossFlat(axis=1) if y.dtype==torch.long else MSELossFlat()
-    with pytest.raises(ValueError, match='expected labels or numbers of a whole image'):
+    with pytest.raises(ValueError, match='expected labels or numbers of an image'):
         learner(CutMixup(seed=0), loss, dls(y=y), model).fit(1)
     learner(Mixup(seed=0), loss, dls(y=y), model).fit(1) # blends of them are right
 

@@ -14,7 +14,7 @@ from fastai.basics import (SGD, Adam, Lamb, RMSProp, Callback, CategoryMap, Cros
                            nn, noop, params, set_seed, torch)
 import fastai.callback.schedule
 from fastai.callback.progress import ProgressCallback, ShowGraphCallback
-from fastai.vision.all import aug_transforms
+from fastai.vision.all import F1Score, aug_transforms, pd
 import numpy as np
 from PIL import Image
 from fastmix.all import (MixupC, Mixup, MixupLearner, MixupX, MultiSample, MultiSampleDataLoaders,
@@ -588,8 +588,11 @@ def dropout(p):
     return model
 
 @pytest.mark.parametrize('one,other,said', [
-    (dict(), dict(dls=lambda: with_tfms(aug_transforms(size=8))), 'transforms='),
-    (dict(model=lambda: dropout(.1)), dict(model=lambda: dropout(.5)), 'network=')], ids=['transforms','dropout'])
+    (dict(), dict(dls=lambda: with_tfms(aug_transforms(size=8))), 'after_batch of loader 0='),
+    (dict(dls=lambda: with_tfms(aug_transforms(size=8))), dict(dls=lambda: with_tfms(aug_transforms(size=8, max_rotate=40))), 'after_batch of loader 0='),
+    (dict(dls=lambda: with_tfms(aug_transforms(size=8))), dict(dls=lambda: with_tfms(aug_transforms(size=8, max_lighting=.5))), 'after_batch of loader 0='),
+    (dict(model=lambda: dropout(.1)), dict(model=lambda: dropout(.5)), 'network=')],
+    ids=['transforms','rotation','light','dropout'])
 def test_another_script(tmp_path, one, other, said):
     "What changes the training is refused, not answered with the old result"
     def now(kw): return {k:v() for k,v in kw.items()}
@@ -612,8 +615,13 @@ def test_another_choice_of_pairs(tmp_path):
     with pytest.raises(ValueError, match="other settings: partner=.*other_class"): train('other_class', resume=True)
 
 def test_a_log_makes_its_folder(tmp_path):
-    learn = small_learner(tmp_path/'a', epochs=1, cbs=[RunLog(tmp_path/'new'/'log', {})])
+    small_learner(tmp_path/'a', epochs=1, cbs=[RunLog(tmp_path/'new'/'log', {})])
     assert (tmp_path/'new'/'log'/'run.json').exists()
+
+def test_a_log_of_a_metric_of_several_numbers(tmp_path):
+    small_learner(tmp_path/'a', epochs=2, metrics=F1Score(labels=range(10), average=None), cbs=[RunLog(tmp_path, {})])
+    table = pd.read_csv(tmp_path/'metrics.csv')
+    assert len(table)==2 and all(len(json.loads(v))==10 for v in table.f1_score)
 
 class Average(Callback):
     "Average the weights over the training"
