@@ -1,12 +1,11 @@
 "The command line, called in this process: what it refuses, what it leaves, how it ends"
 import inspect, json, os, shutil, signal, subprocess, sys
-from functools import partial
 import pytest
 from fastai.vision.all import Image, Path, PILImage, load_learner, noop, pd, torch
 from fastmix import cli
 from fastmix.datasets import digit_image
 from fastmix.resuming import RunLog
-from tests.forks import fork, fork_ranks, wait
+from tests.forks import fork, wait
 
 tiny = ['--epochs','2', '--size','8', '--bs','256', '--arch','resnet20']
 
@@ -289,16 +288,15 @@ def test_two_runs_with_one_folder(monkeypatch, no_pictures, capsys):
     assert json.loads(Path('out/run.json').read_text())['state']=='finished'
     assert len(pd.read_csv('out/metrics.csv'))==2
 
-def test_a_process_that_failed_says_why(monkeypatch, no_pictures):
+@pytest.mark.parametrize('rank,e,said', [
+    (1, ValueError('a broken picture'), 'process 1: a broken picture\n'),
+    (1, KeyboardInterrupt(), ''), (1, RuntimeError('gloo: connection closed'), '')],
+    ids=['error','ctrl-c','gone'])
+def test_a_process_that_failed_says_why(monkeypatch, capsys, rank, e, said):
     "Not only the first one, which knows no more than that another is gone"
-    after_epoch = RunLog.after_epoch
-    def fail(self):
-        after_epoch(self)
-        if os.environ['RANK']=='1': raise ValueError('a broken picture')
-    monkeypatch.setattr(RunLog, 'after_epoch', fail)
-    run = partial(cli.main, [*tiny, '--bs','128', '--out','out'])
-    assert all(wait(fork_ranks(run, 'log', 2)))
-    assert 'process 1: a broken picture' in Path('log-1.log').read_text()
+    monkeypatch.setenv('RANK', str(rank))
+    with pytest.raises(type(e)), cli._note_the_end(None, None, RunLog('out', {})): raise e
+    assert capsys.readouterr().err==said
 
 def test_train_in_python(no_pictures, capsys):
     "A resumed run has its own settings there too"
