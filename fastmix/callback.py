@@ -43,7 +43,7 @@ def describe(v):
 # %% ../nbs/08_callback.ipynb #43831afd
 class MixBase(Callback):
     "Base class of all rules: when to mix, with which partners, and the random numbers"
-    order,_stateattrs = -1,('mixed',) # before others change the loss; `mixed` is never pickled
+    order,_stateattrs = -.5,('mixed',) # before others change the loss; `mixed` is never pickled
     mixed,warned,made_with = None,False,('n_samples','partner','per','mix_valid','when')
     def __init__(self,
         n_samples:int=2, # Number N of samples in a mixture

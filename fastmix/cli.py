@@ -207,7 +207,8 @@ def _watchers(s, path): # callbacks for those who look on
 def _note_the_end(learn, s, log): # where the training breaks off
     try: yield
     except BaseException as e:
-        if _rank() and isinstance(e, (ValueError,OSError,FloatingPointError)):
+        mine = log.state!='new' and isinstance(e, (ValueError,OSError,FloatingPointError))
+        if _rank() and mine: # the first process knows only that this one is gone
             print(f'process {_rank()}: {last_line(e)}', file=sys.stderr)
         if log.state!='running' or _rank(): raise
         state = 'interrupted' if isinstance(e, KeyboardInterrupt) else 'failed'

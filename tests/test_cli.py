@@ -295,7 +295,11 @@ def test_two_runs_with_one_folder(monkeypatch, no_pictures, capsys):
 def test_a_process_that_failed_says_why(monkeypatch, capsys, rank, e, said):
     "Not only the first one, which knows no more than that another is gone"
     monkeypatch.setenv('RANK', str(rank))
-    with pytest.raises(type(e)), cli._note_the_end(None, None, RunLog('out', {})): raise e
+    log = RunLog('out', {})
+    with pytest.raises(type(e)), cli._note_the_end(None, None, log): raise e
+    assert capsys.readouterr().err=='' # before the training all say the same, and the first is heard
+    log.state = 'running'
+    with pytest.raises(type(e)), cli._note_the_end(None, None, log): raise e
     assert capsys.readouterr().err==said
 
 def test_train_in_python(no_pictures, capsys):
