@@ -4,7 +4,7 @@ from fastai.vision.all import *
 from fastmix.all import *
 from . import results, runs
 from .report import cell, md, numbers, where
-from .train import balanced, part, plain, provenance, single
+from .train import balanced, part, plain, provenance, schedule, single
 from .verdicts import OPEN, above, paired
 
 # What a practitioner with some 200 photographs of each class would do; optimizer and rate are the
@@ -101,7 +101,7 @@ def train(
     set_seed(s['seed'], reproducible=True)
     learn = learner(s)
     with learn.no_bar(), learn.no_logging():
-        learn.fit_one_cycle(s['epochs'])
+        schedule(learn, s)(s['epochs'])
         if s['method']=='mixup_c':
             names = learn.recorder.metrics.attrgot('name')
             figures |= dict(zip(names, learn.validate(dl=loaders(s, 2).valid)[1:]))

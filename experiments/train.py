@@ -181,7 +181,7 @@ def learner(s, dls, compile=False):
 def schedule(learn, s):
     "What trains for a number of epochs: the paper's schedule, or fastai's one cycle"
     if not s.get('one_cycle'): return learn.fit
-    lr = [s['lr']*s['bias_lr'], s['lr']] if s.get('bias_lr') else s['lr']
+    lr = [s['lr']*s['bias_lr'], s['lr']] if s.get('bias_lr') else s.get('lr')
     return partial(learn.fit_one_cycle, lr_max=lr)
 
 def checkpoints(folder, s):

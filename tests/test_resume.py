@@ -498,7 +498,7 @@ def test_settings_of_any_type(tmp_path):
     fit('photos')
     with pytest.raises(ValueError, match="other settings: data='other' .was 'photos'"): fit('other')
 
-def small_learner(folder, resume=False, stop=None, epochs=4, quiet=True, cbs=(), dls=None, model=None, train='fit', **kwargs):
+def small_learner(folder, resume=False, stop=None, epochs=4, quiet=True, cbs=(), dls=None, model=None, **kwargs):
     "A learner of single images after a training that may be interrupted"
     set_seed(0)
     torch.set_num_threads(1)
@@ -507,12 +507,12 @@ def small_learner(folder, resume=False, stop=None, epochs=4, quiet=True, cbs=(),
     if quiet: learn.remove_cb(ProgressCallback)
     learn.path = folder
     with suppress(KeyboardInterrupt), learn.no_logging():
-        getattr(learn, train)(epochs, cbs=[Stop(stop), Checkpoint(folder, resume=resume), *cbs])
+        learn.fit(epochs, cbs=[Stop(stop), Checkpoint(folder, resume=resume), *cbs])
     return learn
 
 def flat(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
 
-def check_resumed(tmp_path, whole=None, **kwargs):
+def check_resumed(tmp_path, **kwargs):
     "Interrupted in epoch 2 and resumed is the same as whole"
     one = small_learner(tmp_path/'a', **kwargs)
     small_learner(tmp_path/'b', stop=2, **kwargs)
@@ -581,7 +581,6 @@ def test_after_an_interrupted_lr_find(tmp_path):
     with learn.no_bar(), learn.no_logging(): learn.fit(2)
     assert numbers(tmp_path/'b')[:2]==['00000','00001']
 
-def crops(**kw): return digits_dls(1, bs=256, size=8, **kw)
 def dropout(p):
     model = net(1)
     next(m for m in model.modules() if isinstance(m, nn.Dropout)).p = p
@@ -602,7 +601,7 @@ def test_another_script(tmp_path, one, other, said):
         small_learner(tmp_path, epochs=1, resume=True, **now(other))
 
 def with_tfms(tfms):
-    dls = crops()
+    dls = digits_dls(1, bs=256, size=8)
     dls.add_tfms(tfms, 'after_batch')
     return dls
 
