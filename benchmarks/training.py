@@ -30,7 +30,8 @@ def learner(precision, channels_last, compiled, n=2):
     learn = Learner(dls, resnet56(), CrossEntropyLossFlat(), opt_func=nesterov_sgd, lr=.01,
                     cbs=NoValidation())
     learn.remove_cbs([ProgressCallback, Recorder])
-    set_precision(learn, precision, channels_last)
+    set_precision(learn, precision)
+    if not channels_last: learn.remove_cb(ChannelsLast)
     if compiled: compile_model(learn.model, device)
     return learn
 

@@ -11,8 +11,7 @@ from fastmix.data import MultiSampleDL, MultiSampleDataLoaders, MultiSampleDataB
 from fastmix.memory import InMemoryDL, PadCrop, in_memory
 from fastmix.datasets import digits_dls, digit_image, digit_label, cifar_dls
 from fastmix.callback import Mix, Mixup, MixupX, MixupL, MixupXL, SamplePairing, CutMixup, MixChoice
-from fastmix.callback import MixupC
-from fastmix.callback import rhythm, until, fade
+from fastmix.callback import MixupC, rhythm, until, fade
 from fastmix.learner import MixupLearner, MultiSampleLearner, mixup_c_learner, mixup_learner
 from fastmix.shipping import load_weights
 import fastmix.show

@@ -8,7 +8,6 @@ __all__ = ['Mixed', 'describe', 'MixBase', 'check_mixing', 'Mix', 'Mixup', 'Mixu
 
 # %% ../nbs/08_callback.ipynb #a0414e4e
 from dataclasses import dataclass
-from warnings import warn
 from fastai.vision.all import *
 from torch.distributions import Distribution
 from .checks import *
@@ -61,6 +60,7 @@ class MixBase(Callback):
             raise ValueError(f'when={when!r}: expected a function of two numbers')
         self.when,self.count = when,0
 
+    def before_fit(self): check_mixing(self.learn.cbs)
     def unmixed(self): return [1.] + [0.]*(self.n_samples-1) # weights that mix nothing
 
     def forget(self): self.mixed = None # which an interrupted batch left
@@ -70,7 +70,7 @@ class MixBase(Callback):
 @patch
 def settings(self:MixBase)->dict:
     "The settings of the callback without its seed, as plain values"
-    return {k:describe(getattr(self, k)) for k in self.made_with}
+    return {k.removesuffix('_dist'):describe(getattr(self, k)) for k in self.made_with}
 
 # %% ../nbs/08_callback.ipynb #dd847329
 @patch(as_prop=True)
@@ -114,9 +114,6 @@ def check_mixing(
     raise ValueError(f'{names} in one learner: expected one mixing callback; '
                      'MixChoice(Mixup(), MixupX()) takes several, and draws one for each batch')
 
-@patch
-def before_fit(self:MixBase): check_mixing(self.learn.cbs)
-
 # %% ../nbs/08_callback.ipynb #443e07f5
 @patch
 def apply(self:MixBase,
@@ -145,6 +142,7 @@ def _set_loss(learn, loss): # with the mean of it, for losses that do not averag
 # %% ../nbs/08_callback.ipynb #6edffd11
 class Mix(MixBase):
     "Blend every sample of a batch with partners, and its label with theirs"
+    made_with = (*MixBase.made_with, 'x_dist','l_dist','combine')
     @delegates(MixBase.__init__)
     def __init__(self,
         x, # Distribution of the images' weights: see `check_dist`
@@ -156,10 +154,6 @@ class Mix(MixBase):
         if not callable(combine):
             raise ValueError(f'combine={combine!r}: expected a function, as blends or patches')
         self.x_dist,self.l_dist,self.combine = check_dist('x', x),l and check_dist('l', l),combine
-
-    def settings(self):
-        names = dict(x='x_dist', l='l_dist', combine='combine')
-        return dict(super().settings(), **{k:describe(getattr(self, v)) for k,v in names.items()})
 
     def before_batch(self):
         mixed = self.apply(strength) if (strength := self.mixing) else None
@@ -305,6 +299,7 @@ def before_batch(self:MixChoice):
 # %% ../nbs/08_callback.ipynb #611baedf
 class MixupC(MixBase):
     "Fill the slots of a multi-sample network, each with a sample and its label (section 4)"
+    made_with = (*MixBase.made_with, 'lam_x','lam_l','random_label','same','repeats')
     @delegates(MixBase.__init__)
     def __init__(self,
         n_samples:int=2, # Number of slots N
@@ -326,10 +321,6 @@ class MixupC(MixBase):
 
     def unmixed(self): return [1/self.n_samples]*self.n_samples # slots of equal weight
 
-    def settings(self):
-        names = 'lam_x','lam_l','random_label','same','repeats'
-        return dict(super().settings(), **{k:describe(getattr(self, k)) for k in names})
-
 # %% ../nbs/08_callback.ipynb #4a7308c3
 def fill_slots(
     xb:tuple, # Images of N slots, or `(x,)`
@@ -345,7 +336,7 @@ def fill_slots(
         f'repeats={repeats}: expected loaders of one image per sample, these fill {n} slots')
     if len(xb)==1 and n>1:
         if partner=='other_class' and not yb: partner = 'other' # for a prediction
-        idx = repeated_partners(len(xb[0]), n, partner, first(yb), g, repeats)
+        idx = partners(len(xb[0]), n, partner, first(yb), g, repeats)
         xb,yb = tuple(xb[0][i] for i in idx),tuple(y[i] for y in yb for i in idx)
     if len(xb)==n: return xb,yb,idx
     raise ValueError(f'loaders of {len(xb)} slots: expected n_samples={n}, as this MixupC has')

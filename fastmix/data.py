@@ -363,7 +363,6 @@ class MultiSampleDataBlock(DataBlock):
         blocks=(ImageBlock,CategoryBlock), # Blocks of one input and one target, for a single sample
         **kwargs
     ):
-        check_choice('partner', partner, how_partners)
         slots = dict(n_samples=n_samples, partner=partner, pair_seed=pair_seed)
         check_loader_args(slots)
         known = {*signature(DataBlock.__init__).parameters, *DataBlock._methods}

@@ -42,6 +42,10 @@ class RankDL(DistributedDL):
         step = self.bs*self.world_size
         return n//step if self.drop_last else math.ceil(n/step)
 
+    def _shares(self, n): # how many of a step's `n` samples each process has
+        k = math.ceil(n/self.world_size)
+        return [min(k, max(n-r*k, 0)) for r in range(self.world_size)]
+
     def _broadcast(self, t, rank):
         t = LongTensor(t).to('cuda' if torch.distributed.get_backend()=='nccl' else 'cpu')
         torch.distributed.broadcast(t, rank)
@@ -60,11 +64,6 @@ def get_idxs(self:RankDL):
     idxs = self._broadcast(list(self.dl.get_idxs()), 0)
     self.n,self.steps_done = len(idxs),0
     return share(idxs, self.bs, self.rank, self.world_size, self.drop_last)
-
-@patch
-def _shares(self:RankDL, n): # how many of a step's `n` samples each process has
-    k = math.ceil(n/self.world_size)
-    return [min(k, max(n-r*k, 0)) for r in range(self.world_size)]
 
 @patch
 def after_batch(self:RankDL, b):

@@ -10,14 +10,12 @@ __all__ = ['batch_images', 'MixupLearner', 'MultiSampleLearner', 'slots_learner'
 from fastai.vision.all import *
 from inspect import signature
 from .checks import *
-from .core import *
 from .reading import *
 from .losses import *
 from .models import *
 from .metrics import *
 from .training import *
 from .processes import *
-from .resuming import *
 from .distributed import *
 from .data import *
 from .callback import *
@@ -152,7 +150,7 @@ def _scheduled(cbs): # with the paper's schedule, unless there is one
 def _groups(arch): return partial(slot_groups, arch=None if isinstance(arch, nn.Module) else arch)
 
 def _recipe(model, kind, lr, opt_func): # optimizer, rate, and whether it is the paper's optimizer
-    opt_func = ifnone(opt_func, default_optimizer(model, kind)[0])
+    opt_func = ifnone(opt_func, default_optimizer(model, kind))
     if not callable(opt_func): raise ValueError(f'opt_func={opt_func!r}: expected one as Adam')
     paper,lr = is_paper(opt_func),check_number('lr', ifnone(lr, default_rate(opt_func)), 0)
     on_gpu = next(model.parameters()).is_cuda
@@ -321,9 +319,7 @@ def predict(self:MultiSampleLearner,
 class Head(GetAttr):
     "Head `i` of a learner on the mixtures of `dl`, as fastai's `Interpretation` asks for it"
     _default = 'learn'
-    def __init__(self, learn, i, dl):
-        self.learn,self.pairs = learn,dl
-        self.i = i
+    def __init__(self, learn, i, dl): self.learn,self.i,self.pairs = learn,i,dl
 
     def get_preds(self, with_input=False, with_loss=False, with_decoded=False, act=None, **kwargs):
         "As `Learner.get_preds`, of the head and its slot alone"

@@ -6,11 +6,7 @@
 __all__ = ['unreduced', 'weighted_loss', 'mixed_loss', 'HeadsLoss', 'heads_loss', 'loss_of_one', 'trial_batch', 'check_loss']
 
 # %% ../nbs/04_losses.ipynb #5ea618bb
-import inspect, re, warnings
-from copy import copy, deepcopy
 from fastai.basics import *
-from fastai.losses import (BaseLoss, BCEWithLogitsLossFlat, CrossEntropyLossFlat,
-                           LabelSmoothingCrossEntropy, MSELossFlat)
 from .checks import *
 from .core import *
 

@@ -8,7 +8,7 @@ __all__ = ['PadCrop', 'Unreadable', 'check_one_result', 'Decoder', 'decode_all',
            'check_plain', 'loader_of', 'keep_memory', 'in_memory']
 
 # %% ../nbs/12_memory.ipynb #fb5d5aaa
-import hashlib, pickle, psutil, shutil, zlib
+import psutil, zlib
 from fastai.vision.all import *
 from functools import cached_property, lru_cache
 from .core import *

@@ -7,14 +7,9 @@ __all__ = ['mixed_labels', 'order_labels', 'predicted', 'top2', 'top2_all', 'Mix
            'HeadMetric', 'head_metrics', 'default_metrics', 'check_metrics', 'CalibrationError', 'Brier']
 
 # %% ../nbs/05_metrics.ipynb #6e295084
-import warnings
-from copy import deepcopy
 from fastai.basics import *
-from fastai.learner import mk_metric
-from fastai.metrics import (AccumMetric, ActivationType, accuracy, accuracy_multi, error_rate,
-                            rmse)
+from fastai.metrics import ActivationType
 from .checks import *
-from .core import *
 from .losses import *
 
 # %% ../nbs/05_metrics.ipynb #b96421a8

@@ -7,9 +7,7 @@ __all__ = ['Heads', 'MultiSample', 'BasicBlock', 'cifar_resnet', 'resnet20', 're
            'multi_sample_model', 'to_single', 'make_model', 'check_model', 'named_arch', 'slot_groups']
 
 # %% ../nbs/06_models.ipynb #fe09d6dc
-import inspect, re, torchvision
-from copy import deepcopy
-from difflib import get_close_matches
+import torchvision
 from fastai.basics import *
 from fastai.vision.learner import model_meta
 from fastai.vision.models import xresnet
@@ -275,7 +273,7 @@ def _timm_net(name, **kwargs):
     "A network of timm, by its name"
     import timm # asked for by name, and otherwise not needed
     if timm.is_model(name) or ':' in name: return timm.create_model(name, **kwargs)
-    near = get_close_matches(name, timm.list_models(), 1, 0)[0]
+    near = most_similar(name, timm.list_models()) or 'resnet18'
     raise ValueError(f'arch={name!r}: expected a network of timm, as {near!r}, '
                      'or a function, as resnet56')
 

@@ -7,7 +7,7 @@ __all__ = ['whole_file', 'write_whole', 'write_json', 'lock_folder', 'on_rank0',
            'take_own_gpu', 'unwrap_dl']
 
 # %% ../nbs/01_processes.ipynb #5c3b0343
-import errno, json, os
+import errno
 from contextlib import suppress
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list

@@ -244,31 +244,22 @@ def _check_size(dsets, item_tfms, sizes): # of two files that differ in size
                          f'they have {a} and {b}; add Resize to item_tfms')
 
 # %% ../nbs/03_reading.ipynb #3fac5769
-class _CheckedSplitter: # a splitter that looks at files and labels first
-    def __init__(self, dblock, source, skip_bad):
-        self.split,self.tfms = dblock.splitter or RandomSplitter(),dblock._combine_type_tfms()
-        self.source,self.skip_bad,self.sizes,self.label = source,skip_bad,{},None
-    def _split(self, items):
-        try: return self.split(items)
-        except Exception as e:
-            raise ValueError(f'splitter, of {len(items)} items: {last_line(e)}') from e
-    def __call__(self, items):
-        if not len(items):
-            what = 'no items: expected'
-            if isinstance(self.source, (str,Path)): what = f'{self.source}: expected a folder with'
-            raise ValueError(f'{what} images, found none')
-        if self.skip_bad is None: return self.split(items)
-        ds = Datasets(items, self.tfms, do_setup=False)
-        self.sizes = image_sizes(ds, self.skip_bad)
-        for label in raw_labels(ds): pass
-        splits = [L(mask2idxs(s)).filter(self.sizes.__contains__) for s in self._split(items)]
-        while splits[0] and (problem := image_problem(ds, splits[0][0])): # fastai opens this one
-            if not self.skip_bad: raise ValueError(problem)
-            say_left_out(1, len(items), problem)
-            splits[0] = splits[0][1:]
-        if not splits[0]: raise ValueError('training set: expected images, it is empty')
-        self.label = label # now all labels were looked at, and what fails is their block
-        return splits
+def _splits(dblock, items):
+    try: return (dblock.splitter or RandomSplitter())(items)
+    except Exception as e:
+        raise ValueError(f'splitter, of {len(items)} items: {last_line(e)}') from e
+
+def _checked_splits(dblock, items, skip_bad): # after a look at files and labels
+    ds = Datasets(items, dblock._combine_type_tfms(), do_setup=False)
+    sizes = image_sizes(ds, skip_bad)
+    for label in raw_labels(ds): pass
+    splits = [L(mask2idxs(s)).filter(sizes.__contains__) for s in _splits(dblock, items)]
+    while splits[0] and (problem := image_problem(ds, splits[0][0])): # fastai opens this one
+        if not skip_bad: raise ValueError(problem)
+        say_left_out(1, len(items), problem)
+        splits[0] = splits[0][1:]
+    if not splits[0]: raise ValueError('training set: expected images, it is empty')
+    return splits,sizes,label # and the last label, for messages
 
 # %% ../nbs/03_reading.ipynb #909de70e
 def checked_datasets(
@@ -279,14 +270,21 @@ def checked_datasets(
 )->Datasets:
     "The data sets of `dblock`; those that would fail in the middle of a training are refused"
     if isinstance(source, pd.DataFrame): _check_columns(dblock, source)
-    block = copy(dblock)
-    split = block.splitter = _CheckedSplitter(dblock, source, skip_bad)
+    block,items,sizes = copy(dblock),(dblock.get_items or noop)(source),{}
+    if not len(items):
+        what = 'no items: expected'
+        if isinstance(source, (str,Path)): what = f'{source}: expected a folder with'
+        raise ValueError(f'{what} images, found none')
+    if skip_bad is not None:
+        splits,sizes,label = _checked_splits(dblock, items, skip_bad)
+        block.splitter = lambda _: splits
+    block.get_items = lambda _: items
     try: dsets = block.datasets(source, verbose=verbose)
     except Exception as e:
-        if split.label is None: raise
-        raise ValueError(f'labels as {split.label!r}: expected what their block takes, '
+        if skip_bad is None: raise
+        raise ValueError(f'labels as {label!r}: expected what their block takes, '
                          f'{_reason(e)}') from e
-    _check_size(dsets, dblock.item_tfms, split.sizes)
+    _check_size(dsets, dblock.item_tfms, sizes)
     ys,_ = check_labels(*map(dsets.subset, range(2)))
     target_tensor(ys[0])
     return dsets

@@ -8,8 +8,6 @@ __all__ = ['RunLog', 'plain', 'generators', 'stateful_cbs', 'cb_state', 'load_cb
            'checkpoint_files', 'save_checkpoint', 'find_checkpoint', 'Checkpoint']
 
 # %% ../nbs/09_resuming.ipynb #de26057f
-import hashlib, io
-from enum import Enum
 from zipfile import BadZipFile, ZipFile
 from accelerate.utils import gather_object
 from fastai.basics import *

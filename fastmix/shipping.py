@@ -6,7 +6,6 @@
 __all__ = ['load_weights']
 
 # %% ../nbs/16_shipping.ipynb #6453e55a
-import json
 from fastai.vision.all import *
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
@@ -14,7 +13,6 @@ from safetensors.torch import load_file, save
 from .checks import *
 from .processes import *
 from .models import *
-from .learner import *
 
 # %% ../nbs/16_shipping.ipynb #b80d56fd
 @contextmanager

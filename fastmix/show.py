@@ -6,7 +6,6 @@
 __all__ = ['caption', 'show_slots', 'plot_top_losses', 'mixture_titles', 'plot_curves', 'save_plot', 'plot_pairs']
 
 # %% ../nbs/15_show.ipynb #3f7a6126
-import matplotlib.pyplot as plt
 from fastai.vision.all import *
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from .checks import *
@@ -14,7 +13,6 @@ from .processes import *
 from .core import *
 from .callback import *
 from .data import *
-from .learner import *
 
 # %% ../nbs/15_show.ipynb #d60b6a6d
 def _label(y): return ';'.join(map(str, y)) if isinstance(y, MultiCategory) else str(y)

@@ -14,7 +14,6 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.tracker import ReduceLROnPlateau
 from torch.amp import GradScaler, autocast
 from .checks import *
-from .core import *
 from .models import BasicBlock
 
 # %% ../nbs/07_training.ipynb #94d1f617
@@ -39,11 +38,10 @@ def default_rate(
 def default_optimizer(
     model:nn.Module, # A network
     kind:str='classes' # From `target_kind`
-)->tuple: # Optimizer, learning rate
+): # A function that makes an optimizer
     "The paper's SGD for CIFAR ResNets (section 5.1); Adam for other networks, and for numbers"
     ours = any(isinstance(m, BasicBlock) for m in model.modules())
-    opt_func = nesterov_sgd if ours and kind!='numbers' else Adam
-    return opt_func,default_rate(opt_func)
+    return nesterov_sgd if ours and kind!='numbers' else Adam
 
 # %% ../nbs/07_training.ipynb #aa3d5163
 def step_decay(
@@ -70,6 +68,12 @@ class StepDecay(ParamScheduler):
 
     def settings(self): return dict(at=self.at, factor=self.factor, warmup=self.warmup)
 
+    def _update_val(self, pct):
+        if self.others: return
+        warm = (self.epoch + (self.iter+1)/self.n_iter)/self.warmup if self.warmup else 1
+        decay = step_decay(self.epoch, self.n_epoch, self.at, self.factor)
+        self.opt.set_hyper('lr', self.rates*decay*min(warm, 1))
+
     def after_fit(self):
         if self.opt is None or self.others: return
         if self.hps['lr']: super().after_fit() # it is empty after `validate`
@@ -88,14 +92,6 @@ def before_fit(self:StepDecay):
         raise ValueError("ReduceLROnPlateau has no effect on PyTorch's optimizers, such as "
                          'nesterov_sgd: expected one of fastai, as partial(SGD, mom=.9)')
     self.others = later or bool(plateau)
-
-# %% ../nbs/07_training.ipynb #aa24f07a
-@patch
-def _update_val(self:StepDecay, pct):
-    if self.others: return
-    warm = (self.epoch + (self.iter+1)/self.n_iter)/self.warmup if self.warmup else 1
-    decay = step_decay(self.epoch, self.n_epoch, self.at, self.factor)
-    self.opt.set_hyper('lr', self.rates*decay*min(warm, 1))
 
 # %% ../nbs/07_training.ipynb #19a50562
 def _device(d): return torch.device(ifnone(d, default_device()))
@@ -149,21 +145,15 @@ def pick_precision(
 # %% ../nbs/07_training.ipynb #f25982e4
 def set_precision(
     learn:Learner, # Gets callbacks for precision and memory format
-    precision:str='auto', # `'fp32'`, `'bf16'`, `'fp16'` or `'auto'`: see `pick_precision`
-    channels_last:bool=True # Whether the network's weights have their channels last
+    precision:str='auto' # `'fp32'`, `'bf16'`, `'fp16'` or `'auto'`: see `pick_precision`
 )->str: # The choice, in words
-    "Choose precision and memory format for the learner's device"
+    "Choose the precision for the learner's device; weights have their channels last"
     device = _device(learn.dls.device)
     precision = pick_precision(precision, device)
-    learn.remove_cbs([MixedPrecision, ChannelsLast])
-    words = [str(device), precision]
-    if channels_last:
-        learn.add_cb(ChannelsLast())
-        words.append('channels last')
-    if precision!='fp32':
-        learn.add_cb(DevicePrecision(amp_mode=precision))
-        words[1] += ' autocast'
-    return ', '.join(words)
+    learn.remove_cbs([MixedPrecision, ChannelsLast]).add_cb(ChannelsLast())
+    if precision=='fp32': return f'{device}, fp32, channels last'
+    learn.add_cb(DevicePrecision(amp_mode=precision))
+    return f'{device}, {precision} autocast, channels last'
 
 # %% ../nbs/07_training.ipynb #3036eb29
 def compile_model(
@@ -189,11 +179,7 @@ class LossWatch(Callback):
     "Stop when the training loss is not finite"
     order = Recorder.order+1
     run_valid,start,_stateattrs = False,0,('shown',)
-    def __init__(self,
-        every:int=50 # Number of batches between two checks on a GPU
-    ): self.every = check_int('every', every, 1)
-
-    def settings(self): return dict(every=self.every)
+    every = 50 # batches between two checks on a GPU
 
     def before_fit(self):
         self.start,old = 0,self.recorder.smooth_loss
