@@ -31,7 +31,7 @@ class Mixed:
 
 # %% ../nbs/08_callback.ipynb #2f9f840d
 def describe(v):
-    "A setting as a plain value; a distribution with its parameters, a function by its name"
+    "A setting as a plain value: a distribution with its parameters, a function by name"
     if isinstance(v, Distribution):
         args = {k:tensor(getattr(v, k)).tolist() for k in v.arg_constraints}
         return f'{type(v).__name__}({args})'
@@ -89,7 +89,8 @@ def generators(self:MixBase,
     device # Device of the generators
 ): # Function of a purpose 0, 1, …, so that partners, images and labels are drawn independently
     "The random numbers of this batch, which depend on the seed, the process and the batch's number"
-    if self.seed is None: self.seed = int(torch.randint(2**31, ()))
+    if self.seed is None: # of a copy, so that all else draws what it draws without mixing
+        self.seed = int(torch.randint(2**31, (), generator=torch.default_generator.clone_state()))
     i = self.count if self.training else self.iter # validation is the same every epoch
     self.count += self.training
     return partial(keyed_rng, self.seed, int(not self.training), rank_distrib(), i, device=device)
@@ -120,6 +121,8 @@ def apply(self:MixBase,
     strength:float # How strongly to mix, 0..1
 )->Mixed: # `None` of a batch without targets
     "Mix the learner's batch"
+    if self.training and not len(self.yb):
+        raise ValueError('loaders without labels: expected a label for each image')
     xb = tuple(cast(x, Tensor) for x in self.xb) # fastai's types are slow
     yb = tuple(cast(y, Tensor) for y in self.yb)
     self.learn.xb,self.learn.yb,mixed = self.mix_batch(xb, yb,
@@ -352,6 +355,7 @@ def _random_labels(ys, i, n_classes, g):
     "`ys` with random classes in slot `i`"
     if ys[i].ndim!=1 or ys[i].is_floating_point():
         raise ValueError(f'random_label={i}: expected one class per sample, got others')
+    n_classes = check_int('classes of the loaders', n_classes, 2)
     y = torch.randint(n_classes, ys[i].shape, generator=g, device=g.device)
     return (*ys[:i], y, *ys[i+1:])
 
@@ -393,6 +397,8 @@ def after_create(self:MixupC):
 def before_fit(self:MixupC):
     MixBase.before_fit(self)
     self.after_create()
+    if self.n_samples>1 and of_one_target(self.loss_func): raise ValueError(
+        f'loss_func={self.loss_func!r}: expected a loss of all slots, as HeadsLoss(loss_func)')
     bs = getattr(self.dls.train, 'bs', None)
     if bs: check_int('repeats', self.repeats, 1, bs) # no image has more partners
 

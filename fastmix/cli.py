@@ -141,7 +141,7 @@ def make_dls(
         s.data, item_tfms=fv.Resize(s.size), skip_bad=s.skip_bad, seed=s.seed, **kw)
 
 # %% ../nbs/18_cli.ipynb #9ef63598
-def _mixup_or_cutmix(seed, **kwargs): # the most accurate rule for single images in our runs
+def _mixup_or_cutmix(seed, **kwargs): # the most accurate rule in our runs
     import fastmix.all as fm
     kwargs = dict(kwargs, when=partial(fm.until, end=.8))
     return fm.MixChoice(fm.Mixup(**kwargs), fm.CutMixup(**kwargs), seed=seed)

@@ -51,6 +51,7 @@ class SlotPipeline(Pipeline):
         self.n,self.known = n,{}
 
     def __call__(self, o):
+        if not isinstance(o, tuple): return super().__call__(o) # images alone
         b,fs = from_slots(o, self.n),list(self.fs)
         while fs:
             f = fs.pop(0)
@@ -327,6 +328,9 @@ def from_folder(cls:MultiSampleDataLoaders,
     "Create from a folder per class, in `train/` and `valid/`, `val/` or `test/`, or split randomly"
     path,rest,named = Path(path),('valid','val','test'),valid is not None
     if not named: valid = first(o for o in rest if (path/o).is_dir()) or rest[0]
+    if valid_pct is not None: check_number('valid_pct', valid_pct, 0, 1)
+    elif (named or train!='train') and not (path/train).is_dir():
+        raise ValueError(f'train={train!r}: expected a folder in {path}, or valid_pct')
     if valid_pct is None and not ((path/train).is_dir() and (named or (path/valid).is_dir())):
         valid_pct,seed = .2,ifnone(seed, 42)
         print(f'{path}: no {train}/ and {valid}/, so a fifth is for validation (seed {seed})')
@@ -379,11 +383,6 @@ class MultiSampleDataBlock(DataBlock):
         raise ValueError('weighted_dataloaders: expected a DataBlock, whose loaders have one slot')
 
 # %% ../nbs/11_data.ipynb #c9c63d61
-def _test_dl(dls, items, **kwargs):
-    try: return DataLoaders.test_dl(dls, items, **kwargs)
-    except AssertionError as e: # of an item's type
-        raise ValueError(f'expected images or their files, {last_line(e)}') from e
-
 @patch
 @delegates(DataLoaders.test_dl)
 def test_dl(self:MultiSampleDataLoaders,
@@ -393,14 +392,15 @@ def test_dl(self:MultiSampleDataLoaders,
     **kwargs
 ):
     "A loader of `test_items`, as validation loads its own"
-    if not pairs and not isinstance(first(test_items), Slots):
-        return _test_dl(self, test_items, **kwargs)
-    n = self.train.n_samples
-    for o in test_items:
-        if len(L(o))!=n: raise ValueError(f'{o}: expected {n} files, one for each slot')
-    flat = list(itertools.chain(*test_items))
-    if flat and isinstance(flat[0], pd.Series): flat = pd.DataFrame(flat)
-    return _test_dl(self, flat, partner='next', **kwargs)
+    if pairs or isinstance(first(test_items), Slots):
+        n,kwargs = self.train.n_samples,dict(kwargs, partner='next')
+        for o in test_items:
+            if len(L(o))!=n: raise ValueError(f'{o}: expected {n} files, one for each slot')
+        test_items = list(itertools.chain(*test_items))
+        if isinstance(first(test_items), pd.Series): test_items = pd.DataFrame(test_items)
+    try: return DataLoaders.test_dl(self, test_items, **kwargs)
+    except AssertionError as e: # of an item's type
+        raise ValueError(f'expected images or their files, {last_line(e)}') from e
 
 # %% ../nbs/11_data.ipynb #17375f5c
 def with_slots(

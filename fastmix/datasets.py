@@ -57,6 +57,7 @@ def _cifar_files(path): # the same on every disk, and no class on its own
 def _in_test(fn): return fn.parts[-3]=='test'
 def _class(fn): return fn.parts[-2]
 
+# %% ../nbs/13_datasets.ipynb #5d0c7e21
 def cifar_dls(
     n_samples:int=2, # Number of slots N; 1 gives ordinary loaders
     bs:int=256, # Batch size; the paper's 2 x 128 (section 5.1)
@@ -66,12 +67,13 @@ def cifar_dls(
     **kwargs # What `DataBlock.dataloaders` takes, and `partner` and `pair_seed`
 )->MultiSampleDataLoaders: # 50,000 training and 10,000 test images, 3x32x32, in memory
     "CIFAR-10, normalized, in training cropped and flipped at random"
+    kwargs.update(n_samples=n_samples, bs=bs, device=device)
+    check_loader_args(kwargs) # before a download
     path = untar_data(URLs.CIFAR) if path is None else Path(path)
     take_own_gpu() # before fastai chooses the device
     vocab = sorted(o.name for o in (path/'train').ls() if o.is_dir()) # fastai reads each file's
     dblock = DataBlock((ImageBlock,CategoryBlock(vocab=vocab)), get_items=_cifar_files,
                        get_y=_class, splitter=FuncSplitter(_in_test),
                        batch_tfms=[PadCrop(4), Normalize.from_stats(*cifar_stats)])
-    kwargs.update(n_samples=n_samples, bs=bs, device=device, path=path)
-    dls = dblock.dataloaders(path, dl_type=MultiSampleDL, **kwargs)
+    dls = dblock.dataloaders(path, path=path, dl_type=MultiSampleDL, **kwargs)
     return in_memory(dls, device, cache) # which looks at every file and label

@@ -109,7 +109,9 @@ class MultiSampleLearner(MixupLearner):
     def show_results(self, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwargs):
         "Show some predictions on the `ds_idx`-th dataset or `dl`, slots side by side"
         if dl is None: dl = self.dls[ds_idx].new(shuffle=shuffle)
-        xs,_,ys,dec = self.get_preds(dl=[dl.one_batch()], with_input=True, with_decoded=True)
+        batches = L([dl.one_batch()])
+        batches.n_inp = dl.n_inp # by which `_split` knows its slots
+        xs,_,ys,dec = self.get_preds(dl=batches, with_input=True, with_decoded=True)
         dl = with_slots(dl, self.model.n_samples)
         dl.show_results(tuplify(xs)+tuplify(ys), dec, max_n=max_n, **kwargs)
 
@@ -161,7 +163,7 @@ def _equip(learn, kind, title, precision, compile, paper): # and say with what
     pred,ys = trial_batch(learn.dls, kind, learn.model.n_samples, learn.model.n_heads)
     check_loss(learn.loss_func, kind, pred, ys)
     check_metrics(learn, kind, pred, ys)
-    learn.add_cb(LossWatch())
+    if hasattr(learn, 'recorder'): learn.add_cb(LossWatch())
     learn.gather_args = dict # of fastai's `WandbCallback`, whose own fails with fastcore 2.2
     name = 'Nesterov SGD' if paper else getattr(learn.opt_func, '__name__', 'your optimizer')
     words = [f'{title}: {set_precision(learn, precision)}', f'{name} at {learn.lr:g}']
@@ -183,7 +185,7 @@ def slots_learner(
     title:str='', # Printed before the precision
     pretrained:bool=False, # Whether to load pretrained weights of timm, torchvision or fastai
     precision:str='auto', # `'fp32'`, `'bf16'`, `'fp16'` or `'auto'`: see `pick_precision`
-    compile:bool=False, # Whether to use `torch.compile`; the first batches take longer then
+    compile:bool=False, # Whether to use `torch.compile`; the first batches take longer
     lr:float=None, # Initial learning rate; `None`: .1 for the paper's networks, else .001
     opt_func=None, # Optimizer; `None`: `nesterov_sgd` for the paper's networks, else Adam
     cbs=None, # More callbacks; a `StepDecay` replaces the paper's schedule

@@ -320,7 +320,7 @@ def create_batches(self:InMemoryDL, samps):
     "Batches as a few tensor operations each"
     if self.data is None: yield from MultiSampleDL.create_batches(self, samps)
     else:
-        for idx in map(torch.as_tensor, self.chunkify(samps)): # there may be no end of them
+        for idx in map(torch.as_tensor, self.chunkify(samps)): # there may be no end
             if self.n_samples>1: idx = self.pair_idx.index_select(1, idx)
             yield self.stacked(idx.to(self.data[0].device, non_blocking=True))
 

@@ -137,29 +137,29 @@ def cifar_resnet(
 
 # %% ../nbs/06_models.ipynb #aae08e6b
 @delegates(cifar_resnet)
-def resnet20(n_classes=10, **kwargs):
+def resnet20(n_classes=10, n_samples=1, **kwargs):
     "`cifar_resnet` with 20 layers"
-    return cifar_resnet(20, n_classes, **kwargs)
+    return cifar_resnet(20, n_classes, n_samples, **kwargs)
 
 @delegates(cifar_resnet)
-def resnet32(n_classes=10, **kwargs):
+def resnet32(n_classes=10, n_samples=1, **kwargs):
     "`cifar_resnet` with 32 layers"
-    return cifar_resnet(32, n_classes, **kwargs)
+    return cifar_resnet(32, n_classes, n_samples, **kwargs)
 
 @delegates(cifar_resnet)
-def resnet44(n_classes=10, **kwargs):
+def resnet44(n_classes=10, n_samples=1, **kwargs):
     "`cifar_resnet` with 44 layers"
-    return cifar_resnet(44, n_classes, **kwargs)
+    return cifar_resnet(44, n_classes, n_samples, **kwargs)
 
 @delegates(cifar_resnet)
-def resnet56(n_classes=10, **kwargs):
+def resnet56(n_classes=10, n_samples=1, **kwargs):
     "`cifar_resnet` with 56 layers"
-    return cifar_resnet(56, n_classes, **kwargs)
+    return cifar_resnet(56, n_classes, n_samples, **kwargs)
 
 @delegates(cifar_resnet)
-def resnet110(n_classes=10, **kwargs):
+def resnet110(n_classes=10, n_samples=1, **kwargs):
     "`cifar_resnet` with 110 layers"
-    return cifar_resnet(110, n_classes, **kwargs)
+    return cifar_resnet(110, n_classes, n_samples, **kwargs)
 
 # %% ../nbs/06_models.ipynb #f54eccb4
 def _layers(model, name=''):
@@ -261,7 +261,7 @@ def to_single(
 
 # %% ../nbs/06_models.ipynb #7604fcd9
 def _arch_name(arch):
-    "Library and name of what builds a network; `None` for what `named_arch` could not find"
+    "Library and name of what builds a network; `None` if `named_arch` could not find it"
     if isinstance(arch, str): return f'timm/{arch}'
     lib = (getattr(arch, '__module__', None) or '').split('.')[0]
     name = getattr(arch, '__name__', None)

@@ -69,7 +69,7 @@ def lock_folder(
         problem = 'expected a folder that no other process is busy with'
         raise ValueError(f'folder={str(folder)!r}: {problem}') from None
     except OSError as e:
-        if e.errno not in (errno.ENOLCK, errno.ENOTSUP): raise # a file system without locks
+        if e.errno not in (errno.ENOLCK, errno.ENOTSUP): raise # no locks there
     return lock
 
 # %% ../nbs/01_processes.ipynb #7916c13c

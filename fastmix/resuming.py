@@ -338,12 +338,12 @@ def find_checkpoint(
 class Checkpoint(Callback):
     "Save after every epoch all that the training needs to go on. Pass it to one `fit`, as `cbs`"
     order,name = 100,'checkpoint' # after everything that has something to remember
-    trained = folder_lock = facts = last = None # `last` is the file of the last checkpoint
+    trained = folder_lock = facts = last = None # `last` is the last one's file
     _stateattrs = ('folder_lock',) # it is not exported with a learner
     def __init__(self,
         folder, # Folder of the run's checkpoints; it is made if it does not exist
         resume:bool=False, # Whether to go on from the last epoch there, if there is one
-        settings:dict=None # Further settings that must be the same when the run is resumed
+        settings:dict=None # Further settings, which a resumed run must have too
     ): self.folder,self.resume,self.settings = Path(folder),resume,settings or {}
 
     def before_epoch(self): self.trained = False # also in `validate`

@@ -17,7 +17,7 @@ from .models import *
 # %% ../nbs/16_shipping.ipynb #b80d56fd
 @contextmanager
 def _one_error(fname):
-    "What is wrong with the file `fname`, whatever that is, as one `ValueError` of one line"
+    "What is wrong with the file `fname`, as one `ValueError` of one line"
     try: yield
     except FileNotFoundError: raise
     except Exception as e:

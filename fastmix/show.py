@@ -130,7 +130,7 @@ def _mixture_pictures(learn, cb, seed): # of every source and of the sum; how th
         return learn.dls.train.decode(batch)[0].as_subclass(Tensor)
     return [decode(x) for x in (*sources, *xb)],mixed
 
-def _draw_mixture(axs, pics, titles, blended): # of one mixture, a picture on each of `axs`
+def _draw_mixture(axs, pics, titles, blended): # of one mixture, one on each of `axs`
     top = 1 if pics[0].is_floating_point() else 255
     signs = ['+']*(len(pics)-2) + ['=',''] if blended else ['']*len(pics)
     for ax,pic,title,sign in zip(axs, pics, titles, signs):

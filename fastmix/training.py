@@ -59,7 +59,7 @@ class StepDecay(ParamScheduler):
     def __init__(self,
         at=(.4,.6,.8), # Fractions of the epochs, 0..1
         factor:float=.1, # What the rate is multiplied with, 0..1
-        warmup:float=0 # Epochs over which the rate first grows linearly; may be a fraction
+        warmup:float=0 # Epochs over which the rate grows first; may be a fraction
     ):
         super().__init__({'lr': noop})
         self.at = tuple(check_number('at', a, 0, 1) for a in L(at))
@@ -218,5 +218,6 @@ def _problem(self:LossWatch):
 @patch
 def leave_batches(self:LossWatch):
     "Move the losses of this epoch to the CPU, all at once, for `plot_loss`"
+    if not hasattr(self.learn, 'recorder'): return # fastai removes it for a prediction in a fit
     new = self.recorder.losses[self.start:]
     if new: self.recorder.losses[self.start:] = torch.stack(new).cpu().unbind()

@@ -854,3 +854,54 @@ def test_predictions_are_of_the_images_as_they_are(mix):
     assert torch.equal(learn.get_preds()[0], plain_preds)
     assert torch.equal(learn.get_preds(with_loss=True)[0], plain_preds)
     assert learn.validate()[0]!=learner(model=learn.model, d=learn.dls).validate()[0] # these are mixed
+
+@pytest.mark.parametrize('mix', [Mixup, MixupXL, CutMixup, lambda d: MixChoice(Mixup(d))], ids=['mixup','xl','cut','choice'])
+def test_drawing_a_seed_changes_no_other_draw(mix):
+    "With all weight on the first sample, augmentation and dropout are those of a training without mixing"
+    def train(cb):
+        set_seed(0)
+        d = digits_dls(1, size=8, bs=100)
+        set_seed(0)
+        learn = learner(cb, d=d, model=nn.Sequential(nn.Flatten(), nn.Dropout(.2), nn.Linear(64,10)))
+        learn.fit(1)
+        return weights(learn.model)
+    one = partial(mix, Fixed(1.), Fixed(1.)) if mix is MixupXL else partial(mix, Fixed(1.))
+    assert torch.equal(train(None), train(one()))
+
+def test_learners_of_one_state_draw_one_seed():
+    cbs = [Mixup() for _ in range(3)]
+    for cb,s in zip(cbs, (1,1,2)):
+        learn = learner(cb)
+        torch.manual_seed(s)
+        learn.fit(1)
+    assert cbs[0].seed==cbs[1].seed!=cbs[2].seed
+
+class TwoSlots(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.m,self.n_samples,self.slot_scale = net(6),2,None
+    def forward(self, a, b): return self.m(a+b).unflatten(1, (2,3))
+
+@pytest.mark.parametrize('loss', [CrossEntropyLossFlat(), nn.CrossEntropyLoss(), F.cross_entropy, None], ids=plain)
+def test_a_loss_of_one_slot_is_refused_with_its_remedy(loss):
+    with pytest.raises(ValueError, match=r'loss_func=.*expected a loss of all slots, as HeadsLoss\(loss_func\)'):
+        Learner(dls(), TwoSlots(), ifnone(loss, CrossEntropyLossFlat()), cbs=MixupC(2)).fit(1)
+
+@pytest.mark.parametrize('loss', [HeadsLoss(), lambda p,a,b: F.cross_entropy(p[:,0], a)+F.cross_entropy(p[:,1], b)], ids=['heads','own'])
+def test_a_loss_of_two_slots_trains(loss):
+    learn = learner(MixupC(2), loss=loss, model=TwoSlots())
+    before = weights(learn.model)
+    learn.fit(1)
+    assert not torch.equal(before, weights(learn.model))
+
+@pytest.mark.parametrize('cb', [Mixup(), MixupC(1)], ids=plain)
+def test_training_without_labels_is_refused(cb):
+    d = dls()
+    d.train,d.n_inp = DataLoader([(torch.randn(3,8,8),) for _ in range(8)], bs=4),1
+    with pytest.raises(ValueError, match='loaders without labels: expected a label for each image'): learner(cb, d=d).fit(1)
+
+def test_random_labels_of_unknown_classes():
+    d = dls()
+    d.c = 0
+    with pytest.raises(ValueError, match='classes of the loaders=0: expected a whole number of at least 2'):
+        learner(MixupC(2, random_label=0), d=d, loss=HeadsLoss(), model=TwoSlots()).fit(1)

@@ -667,3 +667,23 @@ def test_a_split_does_not_depend_on_the_order_of_the_disk(path, tmp_path):
         shutil.copy(f, other/f.parent.name/f.name)
     a,b = [[o.name for o in make(p, valid_pct=.5).valid_ds.items] for p in (path, other)]
     assert a==b and image_files(path)==sorted(image_files(path))
+
+@pytest.mark.parametrize('kw', [dict(train='trian', valid='test'), dict(train='trian'), dict(valid='test')])
+def test_a_misspelt_training_folder_is_not_replaced_by_a_split(tmp_path, kw):
+    "Else the test images would be among the training images"
+    for o in ('test','train' if 'train' in kw else 'tarin'): write(tmp_path/o)
+    with pytest.raises(ValueError, match=f"train='{kw.get('train', 'train')}': expected a folder in .*, or valid_pct"): 
+        MultiSampleDataLoaders.from_folder(tmp_path, item_tfms=Resize(8), bs=4, **kw)
+
+@pytest.mark.parametrize('pct', [-.2, 1.5, 'a'])
+def test_shares_for_validation(path, pct):
+    with pytest.raises(ValueError, match=f'valid_pct={pct!r}: expected a number in 0..1'): make(path, valid_pct=pct)
+
+def test_images_alone_go_through_the_batch_transforms(path):
+    "As fastai's loaders take them"
+    tfms = Normalize.from_stats(*imagenet_stats, cuda=False)
+    dls = make(path, n_samples=1, batch_tfms=tfms)
+    x = TensorImage(torch.randint(256, (4,3,8,8), dtype=torch.uint8))
+    out = dls.valid.after_batch(x)
+    assert type(out) is TensorImage
+    assert torch.allclose(out, dls.valid.after_batch((x,))[0], atol=1e-6)

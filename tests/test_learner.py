@@ -690,3 +690,27 @@ def test_a_metric_of_several_numbers(pairs):
 @pytest.mark.parametrize('scale', [0, -1, float('nan')])
 def test_a_scale_that_is_none(scale):
     with pytest.raises(ValueError, match='scale='): resnet20(10, n_samples=2).scale_slots(scale)
+
+def test_predictions_in_the_middle_of_a_fit(tmp_path):
+    "fastai's `FetchPredsCallback`, for which fastai takes the recorder away"
+    for learn in (make('ordinary', tmp_path), quiet(mixup_learner(tiny_dls('ordinary', tmp_path), Mixup(), arch=tiny))):
+        cb = FetchPredsCallback()
+        learn.fit(1, cbs=cb)
+        assert len(cb.preds[0])==10
+        assert len(learn.recorder.values)==1
+
+def test_without_fastais_callbacks(tmp_path):
+    "A learner without a recorder trains, as fastai's own does"
+    learn = mixup_learner(tiny_dls('ordinary', tmp_path), Mixup(), arch=tiny, default_cbs=False, cbs=[TrainEvalCallback(), CastToTensor()])
+    before = params_of(learn)
+    learn.fit(1)
+    assert not torch.equal(before, params_of(learn))
+
+def params_of(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
+
+@pytest.mark.parametrize('kind,other', [('ordinary','pairs'), ('pairs','ordinary')])
+def test_results_of_loaders_with_other_slots(tmp_path, kind, other):
+    learn,dl = make(kind, tmp_path),tiny_dls(other, tmp_path).valid
+    learn.show_results(dl=dl, max_n=2)
+    assert len(plt.gcf().axes)==2
+    plt.close('all')

@@ -284,3 +284,6 @@ def test_names_of_our_networks(depth, width):
     f = named_arch(f'fastmix/{name}')
     assert (f.args,f.keywords)==((depth,),dict(width=width))
     if depth<20: assert f(10).arch==f'fastmix/{name}'
+
+def test_the_number_of_slots_by_position():
+    assert resnet20(5, 3)(*torch.rand(3, 1,3,8,8)).shape==(1,3,5)
