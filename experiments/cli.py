@@ -1,5 +1,5 @@
 "The command `fastmix-paper`"
-import argparse, os, shutil, subprocess, sys, time, traceback, warnings
+import argparse, gc, os, shutil, subprocess, sys, time, traceback, warnings
 from datetime import datetime, timezone
 from pathlib import Path
 from . import results, runs
@@ -20,6 +20,7 @@ def do(
         else: res = train.train(s, work_folder, compile)
     except FloatingPointError as e: # it diverged, which is a result too
         res = dict(figures={}, curves={}, seconds={}, failed=str(e))
+    finally: gc.collect() # learners and loaders are cycles that hold the data, on a GPU too
     d = dict(key=key, scale=scale, settings=s, seed=s.get('seed'), **res, **made_by)
     d['finished'] = datetime.now(timezone.utc).isoformat(timespec='seconds')
     results.append(folder/f'{scale}.jsonl', d)

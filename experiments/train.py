@@ -10,6 +10,7 @@ from fastmix.core import box_mask, draw_weights
 from fastmix.memory import InMemoryDL
 from fastmix.metrics import MixMetric, predicted
 from fastmix.models import cifar_resnet
+from fastmix.training import pick_precision
 from .results import here, processor, source
 from .timing import images_per_s
 
@@ -268,7 +269,7 @@ def speed(
     device = default_device()
     n_in,size = (1,8) if s['data']=='digits' else (3,32)
     nets = [cifar_resnet(n_in=n_in, **kw).to(device, memory_format=torch.channels_last) for kw in s['nets'].values()]
-    half = computed_in(s['precision'])=='bf16' or (s['precision']=='auto' and device.type=='cuda')
+    half = pick_precision(computed_in(s['precision']), device)=='bf16'
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         rate,rows = images_per_s(nets, s['batch_sizes'], n_in, size, rounds=rounds)
     cols = dict(images_per_s=np.median(rate, 0), ratio=np.median(rate/rate[:,:1], 0), batch_size=rows)

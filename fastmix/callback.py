@@ -102,7 +102,7 @@ def draw(self:MixBase, dist, bs, g, strength=1.):
     same = (isinstance(dist, Fixed) or dist==0) and getattr(self, 'combine', blends) is blends
     w = draw_weights(dist, 1 if same or self.per=='batch' else bs, self.n_samples, g)
     if strength==1: return w
-    return torch.lerp(tensor(self.unmixed(), device=w.device).expand_as(w), w, strength)
+    return torch.lerp(tensor(self.unmixed()).to(w, non_blocking=True).expand_as(w), w, strength)
 
 # %% ../nbs/08_callback.ipynb #30d7bf18
 def check_mixing(

@@ -176,7 +176,7 @@ def box_mask(
 )->Tensor: # Bool `[b,h,w]`
     "Whether each pixel lies in a box of the image's proportions, cut off at its edges"
     h,w = size
-    half = (area[:,None].sqrt()*tensor(size, device=area.device)/2).long() # whole pixels
+    half = torch.stack([area.sqrt()*o/2 for o in size], 1).long() # whole pixels
     start,end = (centre-half)[:,:,None],(centre+half)[:,:,None]
     pixels = torch.arange(max(size), device=area.device)
     inside = (pixels>=start) & (pixels<end)
@@ -198,8 +198,9 @@ def patches(
     size,res,g = tuple(x.shape[2:]),x,rng()
     seen = [torch.ones(len(w), *size, dtype=torch.bool, device=w.device)]
     for k in range(1, len(idx)):
-        place = torch.rand(len(w), 2, generator=g, device=w.device)
-        mask = box_mask((place*tensor(size, device=w.device)).long(), w[:,k], size)
+        place = torch.rand(len(w), 2, generator=g, device=w.device).unbind(1)
+        centre = torch.stack([p*o for p,o in zip(place, size)], 1).long()
+        mask = box_mask(centre, w[:,k], size)
         res = torch.where(mask[:,None], x.index_select(0, idx[k]), res)
         seen = [o & ~mask for o in seen] + [mask] # the last box lies on top
     return res,torch.stack([o.flatten(1).float().mean(1) for o in seen], 1)

@@ -138,6 +138,7 @@ def start_distributed(
         raise ValueError('sync_bn=True: expected GPUs, PyTorch has it for them alone')
     kwargs.setdefault('mixed_precision', 'no') # the learner chooses its precision, no launcher
     learn.add_cb(RankTrainer(sync_bn, **kwargs))
+    learn.dls.to(learn.distributed_trainer.accelerator.device) # of this process
     train = learn.distributed_trainer._wrap_dl(learn.dls.train)
     world,bs,rank = num_distrib(),train.bs,rank_distrib()
     if not len(train):

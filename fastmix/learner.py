@@ -129,6 +129,7 @@ def _normalize(dls, net): # as fastai does it for pretrained weights
     cfg = getattr(net, 'default_cfg', {}) # timm's
     mean,std = cfg.get('mean', imagenet_stats[0]),cfg.get('std', imagenet_stats[1])
     dls.add_tfms([Normalize.from_stats(mean, std)], 'after_batch')
+    dls.to(dls.device) # with these statistics
 
 def _model_for(dls, arch, n_samples, n_heads, pretrained): # on the device of the loaders
     xs = batch_images(dls, getattr(dls, 'n_samples', 1))
@@ -380,7 +381,7 @@ def to_single(self:Learner,
     precision,compile = kwargs.pop('precision', None),kwargs.pop('compile', False)
     learn = MixupLearner(dls, model, **dict(cbs=StepDecay(), splitter=slot_groups) | kwargs)
     if precision: set_precision(learn, precision)
-    if compile: compile_model(learn.model, learn.dls.device)
+    if compile: compile_model(learn.model, learn.dls.device, graphs=is_paper(learn.opt_func))
     return learn
 
 # %% ../nbs/14_learner.ipynb #70f5bd31

@@ -168,7 +168,8 @@ def check_room(
     "Refuse a data set that does not fit; the message has its size and a remedy"
     need,free = n*x.numel()*x.element_size(),.9*free_bytes(device, folder)
     if need<=free: return
-    where,remedy = f'memory of {device}',"cache=True and device='cpu', which leave them on disk"
+    where = f'memory of {device}'
+    remedy = "cache=True and device='cpu', which leave them on disk, then .cuda()"
     if folder and device.type!='cuda': where = 'disk space'
     if folder: remedy = 'a cache on another disk'
     size = 'x'.join(map(str, x.shape))

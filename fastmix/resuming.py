@@ -95,8 +95,10 @@ def generators(
     pairs = [(random.getstate, random.setstate), (np.random.get_state, np.random.set_state),
              (torch.get_rng_state, torch.set_rng_state)]
     pairs += [(dl.rng.getstate, dl.rng.setstate) for dl in _loaders(learn) if hasattr(dl, 'rng')]
-    if not torch.cuda.is_initialized(): return pairs
-    return [*pairs, (torch.cuda.get_rng_state, torch.cuda.set_rng_state)]
+    device = next(learn.model.parameters()).device
+    if device.type!='cuda': return pairs
+    get_state,set_state = torch.cuda.get_rng_state,torch.cuda.set_rng_state
+    return [*pairs, (partial(get_state, device), partial(set_state, device=device))]
 
 # %% ../nbs/09_resuming.ipynb #2d43ce91
 _watchers = ('progress','show_graph','csv_logger','tensor_board','slots_tensor_board','wandb',

@@ -1,7 +1,8 @@
 "The command line, called in this process: what it refuses, what it leaves, how it ends"
 import inspect, json, os, shutil, signal, subprocess, sys
 import pytest
-from fastai.vision.all import Image, Path, PILImage, load_learner, noop, pd, torch
+from fastai.vision.all import Image, NoneType, Path, PILImage, first, load_learner, noop, pd, torch
+from fastmix.all import Mixup, MixupX, MixupL, MixupXL, SamplePairing, MixupC, MixChoice, digits_dls
 from fastmix import cli
 from fastmix.datasets import digit_image
 from fastmix.resuming import RunLog
@@ -98,10 +99,19 @@ def test_run_folder(capsys):
     assert status(*tiny, '--quiet', '--epochs', 1)==0
     assert capsys.readouterr().out=='' and Path('runs/digits-mixup_c-2').is_dir()
 
-@pytest.mark.parametrize('method', [m for m in cli.choices['method'] if m!='mixup_c'])
-def test_methods(method, no_pictures, capsys):
-    assert status(*tiny, '--epochs', 1, '--method', method, '--n-samples', 3, '--out', 'out')==0
-    assert pd.read_csv('out/metrics.csv').accuracy.between(0, 1).all()
+@pytest.fixture(scope='module')
+def digits(): return digits_dls(1, size=8)
+
+@pytest.mark.parametrize('method,rule', dict(mixup=Mixup, mixup_x=MixupX, mixup_l=MixupL, mixup_xl=MixupXL, sample_pairing=SamplePairing,
+                                             mixup_c=MixupC, mixup_cutmix=MixChoice, erm=NoneType).items())
+def test_what_a_method_is(method, rule, digits):
+    s = cli.Settings(method=method, n_samples=3, seed=7, size=8, precision='bf16', lr=.3, wd=.2)
+    learn = cli.make_learner(s, digits)
+    cb = first(learn.cbs, lambda o: hasattr(o, 'mix_valid'))
+    assert type(cb) is rule
+    if method!='erm': assert cb.seed==7 and {r.n_samples for r in getattr(cb, 'rules', [cb])}=={3}
+    assert (learn.lr,learn.opt_func.keywords['weight_decay'])==(.3,.2)
+    assert learn.mixed_precision.settings()==dict(amp_mode='bf16')
 
 def test_advice(no_pictures, capsys):
     "What a long training is told can be typed, and is not told again"

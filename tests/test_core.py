@@ -106,3 +106,16 @@ def test_bad_values_are_refused_by_the_functions_too():
     with pytest.raises(ValueError, match="dist=0.8: expected a number in 0..0.5"): draw_weights(.8, 5)
     with pytest.raises(ValueError, match="how='othr': expected"): partners(6, how='othr')
     with pytest.raises(ValueError, match="partner='other_class': expected one class per sample"): partners(6, how='other_class', y=torch.rand(6))
+
+@pytest.mark.parametrize('how', how_partners)
+def test_every_partner_is_drawn_for_itself(how):
+    idx = partners(1000, 3, how, torch.arange(1000), keyed_rng(0))
+    assert (idx[1]==idx[2]).sum()<10 # one in a thousand is the same by chance
+
+@pytest.mark.parametrize('dist', [Beta(.4,.4), Uniform(0.,1.), Dirichlet(torch.ones(2)), lambda shape: torch.rand(shape)], ids=['beta','uniform','dirichlet','function'])
+def test_a_distribution_draws_from_its_generator_alone(dist):
+    "The same weights for the same seed, and PyTorch's own generator is left as it was"
+    before = torch.get_rng_state()
+    a,b,c = [draw_weights(dist, 5, g=keyed_rng(seed)) for seed in (1,1,2)]
+    assert torch.equal(a, b) and not torch.equal(a, c)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -514,13 +514,14 @@ def test_odd_frames_lists_and_splits(path):
         with pytest.raises(ValueError, match='24 files, . labels: expected as many, and at least two'): C.from_lists(path, files, labels, **kw)
     with pytest.raises(ValueError, match='0 files, 0 labels'): C.from_lists(path, [], [], **kw)
     assert C.from_lists(path, (f for f in files), map(parent_label, files), **kw).c==3
-    with pytest.raises(ValueError, match='training set: expected images, it is empty'): make(path, valid_pct=2)
+    with pytest.raises(ValueError, match='valid_pct=2: expected a number in 0..1'): make(path, valid_pct=2)
+    with pytest.raises(ValueError, match='training set: expected images, it is empty'):
+        C.from_lists(path, files, files.map(parent_label), valid_pct=2, **kw)
     with pytest.raises(ValueError, match='dls=None: expected DataLoaders'): in_memory(None)
     with pytest.raises(ValueError, match='max_n=0: expected a whole number of at least 1'): make(path, n_samples=1).show_batch(max_n=0)
 
 def test_a_split_that_fails_is_no_matter_of_labels(path):
-    for kwargs in (dict(valid_pct='a'), dict(seed='x', valid_pct=.5)):
-        with pytest.raises(ValueError, match='^splitter, of 24 items: invalid literal'): make(path, **kwargs)
+    with pytest.raises(ValueError, match='^splitter, of 24 items: invalid literal'): make(path, seed='x', valid_pct=.5)
 
 def test_names_of_every_kind(tmp_path):
     names = [f'{o}.png' for o in ('-a','ü b','日','a.b.c','x#1','%20',"q'q",'(1)','[a]','$b','~t','*')]
@@ -687,3 +688,17 @@ def test_images_alone_go_through_the_batch_transforms(path):
     out = dls.valid.after_batch(x)
     assert type(out) is TensorImage
     assert torch.allclose(out, dls.valid.after_batch((x,))[0], atol=1e-6)
+
+def test_the_cache_leaves_links_and_folders_alone(path, tmp_path):
+    "Under names that it looks for; they are neither followed nor removed"
+    folder,target = tmp_path/'cache',tmp_path/'target'
+    want,key = in_memory(make(path), cache=folder).valid.one_batch()[0],sorted(folder.ls())[0].name[:32]
+    target.write_bytes(b'of somebody')
+    os.utime(target, (0,0))
+    link,tmp,inner = [folder/o for o in (f'{key}-link.npy', f"{key}.{'a'*16}.tmp", f'{key}-folder.npy')]
+    for f in (link, tmp): f.symlink_to(target)
+    inner.mkdir()
+    for f in folder.glob('*.npy'):
+        if f.is_file() and not f.is_symlink(): f.unlink() # so that all names are tried
+    assert torch.equal(in_memory(make(path), cache=folder).valid.one_batch()[0], want)
+    assert target.read_bytes()==b'of somebody' and link.is_symlink() and tmp.is_symlink() and inner.is_dir()

@@ -1,8 +1,9 @@
 "Importing fastmix adds names to fastai, and replaces none"
-import os, subprocess, sys
-import torch
-from fastai.vision.all import FilteredBase, Image, partial
-from fastmix.all import cifar_dls, digits_dls
+import inspect, os, re, subprocess, sys
+import pytest, torch
+from fastai.vision.all import FilteredBase, Image, Learner, Path, partial
+import fastmix.all
+from fastmix.all import cifar_dls, digits_dls, resnet56
 from fastmix.processes import take_own_gpu
 
 spy = '''
@@ -79,3 +80,28 @@ def test_the_gpu_of_a_process(monkeypatch):
     for k,v in dict(RANK=3, WORLD_SIZE=4, LOCAL_RANK=3).items(): monkeypatch.setenv(k, str(v))
     take_own_gpu()
     assert chosen==[1]
+
+promised = dict(Mixup=dict(r=.5), MixupX=dict(r_x=.5), MixupL=dict(r_l=.5), MixupXL=dict(r_x=.5, r_l=.5), CutMixup=dict(r=.5),
+    SamplePairing=dict(on=8, off=2, per='sample', mix_valid=False, seed=None),
+    MixupC=dict(n_samples=2, lam_x=None, lam_l=None, random_label=None, same=0, repeats=1),
+    digits_dls=dict(n_samples=2), cifar_dls=dict(n_samples=2, bs=256), in_memory=dict(device=None),
+    resnet56=dict(n_classes=10, n_samples=1, n_heads=None, n_in=3, width=1), multi_sample_model=dict(n_heads=None),
+    mixup_c_learner=dict(arch=resnet56, precision='auto'), mixup_learner=dict(mix=None, arch=resnet56, precision='auto'),
+    Top2All=dict(paper=False), top2_ceiling=dict(bs=None), StepDecay=dict(at=(.4,.6,.8), factor=.1))
+
+@pytest.mark.parametrize('name', promised)
+def test_names_and_defaults_that_users_rely_on(name):
+    ps = inspect.signature(getattr(fastmix.all, name)).parameters
+    assert {k: ps[k].default for k in promised[name]}==promised[name]
+
+def test_fine_tuning_takes_twenty_epochs():
+    assert inspect.signature(Learner.fine_tune_single).parameters['epochs'].default==20
+
+def test_rooms_are_layered():
+    "Each imports only from rooms that a reader has met before, whose notebooks have lower numbers"
+    root = Path(__file__).resolve().parents[1]
+    texts = {f.stem: f.read_text() for f in (root/'fastmix').glob('*.py')}
+    met = {k: int(m[1]) for k,t in texts.items() if (m := re.search(r'nbs/(\d+)_', t))}
+    uses = [(k, o) for k in met for o in re.findall(r'from (?:\.|fastmix\.)(\w+) import', texts[k])]
+    assert len(met)==19 and len(uses)>50 and not [(k, o) for k,o in uses if met[o]>=met[k]]
+    assert not [k for k,t in texts.items() if re.search(r'(import|from) (experiments|benchmarks)', t)]

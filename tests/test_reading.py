@@ -88,7 +88,7 @@ for _ in range(2):
     fits,refused,*epochs = elsewhere(code, tmp_path).splitlines()
     assert fits=='does not fit'
     assert re.match(r'165 images of 3x608x608 take 0.18 GB: expected at most 0.\d\d GB, nine tenths of the free memory of cpu; '
-                    r"use a smaller size, cache=True and device='cpu', which leave them on disk, or the ordinary loaders", refused)
+                    r"use a smaller size, cache=True and device='cpu', which leave them on disk, then .cuda\(\), or the ordinary loaders", refused)
     assert epochs==['149 True']*2
 
 def test_refusals(pets, tmp_path):

@@ -201,7 +201,9 @@ def crafted(change, p):
     (lambda d: d['state']['recorder'].update(lrs=None), 'cannot be loaded'),
     (lambda d: d['state'].update(processes=[]), 'cannot be loaded'),
     (lambda d: d['state']['model'].popitem(), 'cannot be loaded'),
-    (lambda d: d['facts'].pop('lr'), r'lr=\[0.1\] \(was None\)')])
+    (lambda d: d['facts'].pop('lr'), r'lr=\[0.1\] \(was None\)'),
+    (lambda d: d['facts'].update(bs=128), r'bs=256 \(was 128\)'),
+    (lambda d: d['facts'].update(processes=2), r'processes=1 \(was 2\)')])
 def test_crafted(broken_off, change, problem):
     newest = broken_off/'checkpoint-00002.pt'
     crafted(change, newest)
@@ -637,3 +639,15 @@ def test_what_a_callback_remembers(tmp_path):
     one = average(tmp_path/'a')
     average(tmp_path/'b', stop=2)
     assert torch.equal(one, average(tmp_path/'b', resume=True))
+
+class Scale(Callback):
+    "Change the scale of fp16's losses once, and note what it is in each epoch"
+    def before_fit(self): self.seen = []
+    def before_epoch(self): self.seen.append(self.learn.scaler.get_scale())
+    def after_epoch(self):
+        if self.epoch==0: self.learn.scaler.update(1024.)
+
+def test_the_scale_of_fp16(tmp_path):
+    run(tmp_path, stop=1, precision='fp16', epochs=2, mix=False, cbs=[Scale()])
+    run(tmp_path, resume=True, precision='fp16', epochs=2, mix=False, cbs=[cb := Scale()])
+    assert cb.seen==[1024]
