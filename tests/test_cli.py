@@ -113,6 +113,11 @@ def test_what_a_method_is(method, rule, digits):
     assert (learn.lr,learn.opt_func.keywords['weight_decay'])==(.3,.2)
     assert learn.mixed_precision.settings()==dict(amp_mode='bf16')
 
+@pytest.mark.parametrize('method', [m for m in cli.choices['method'] if m!='mixup_c'])
+def test_methods(method, no_pictures, capsys):
+    assert status(*tiny, '--epochs', 1, '--method', method, '--n-samples', 3, '--out', 'out')==0
+    assert pd.read_csv('out/metrics.csv').accuracy.between(0, 1).all()
+
 def test_advice(no_pictures, capsys):
     "What a long training is told can be typed, and is not told again"
     long = '--epochs',20,'--size',8,'--bs',1024,'--arch','resnet20','--method','erm'

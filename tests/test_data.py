@@ -673,7 +673,7 @@ def test_a_split_does_not_depend_on_the_order_of_the_disk(path, tmp_path):
 def test_a_misspelt_training_folder_is_not_replaced_by_a_split(tmp_path, kw):
     "Else the test images would be among the training images"
     for o in ('test','train' if 'train' in kw else 'tarin'): write(tmp_path/o)
-    with pytest.raises(ValueError, match=f"train='{kw.get('train', 'train')}': expected a folder in .*, or valid_pct"): 
+    with pytest.raises(ValueError, match=f"train='{kw.get('train', 'train')}': expected a folder in .*, or valid_pct"):
         MultiSampleDataLoaders.from_folder(tmp_path, item_tfms=Resize(8), bs=4, **kw)
 
 @pytest.mark.parametrize('pct', [-.2, 1.5, 'a'])
