@@ -1,5 +1,5 @@
 "The mixing callbacks under every loss, batch and interruption"
-import io, pickle, pytest, torch, zipfile
+import contextlib, io, pickle, pytest, torch, zipfile
 from types import SimpleNamespace
 from fastai.vision.all import *
 from fastai.callback.all import *
@@ -187,23 +187,24 @@ def test_a_callback_that_is_pickled_goes_on_where_it_stopped():
 class Stop(Callback):
     "Raise in the middle of a training batch, as Ctrl-C or a lack of memory would"
     run_valid = False
-    def __init__(self, exc, at='after_pred'): self.exc,self.at = exc,at
+    def __init__(self, exc, at): self.exc,self.at = exc,at
     def after_pred(self):
         if self.at=='after_pred' and self.learn.train_iter==1: raise self.exc
     def before_step(self):
         if self.at=='before_step' and self.learn.train_iter==1: raise self.exc
 
 @pytest.mark.parametrize('exc', [KeyboardInterrupt(), RuntimeError('boom'), torch.OutOfMemoryError('no memory'), CancelFitException(), CancelBatchException(), CancelTrainException(), CancelEpochException()], ids=plain)
-@pytest.mark.parametrize('cb', [Mixup, partial(MixupC)], ids=['Mixup','MixupC'])
-@pytest.mark.parametrize('bf16', [False,True])
-def test_after_an_interruption_all_is_right(exc, cb, bf16, tmp_path):
+@pytest.mark.parametrize('cb', [Mixup,MixupC])
+@pytest.mark.parametrize('bf16,at', [(False,'before_step'), (True,'after_pred')])
+def test_after_an_interruption_all_is_right(exc, cb, bf16, at, tmp_path):
     multi = cb is not Mixup
     loss,model = (HeadsLoss(),resnet20(3, n_samples=2)) if multi else (CrossEntropyLossFlat(),net())
     cls = MixupLearner if bf16 else Learner # fastai's leaves autocast switched on
     learn = learner(cb(seed=0), loss, model=model, cls=cls, path=tmp_path)
     if bf16: learn.add_cb(DevicePrecision('bf16'))
-    try: learn.fit(1, cbs=Stop(exc))
-    except BaseException as e: assert type(e) is type(exc) or 'boom' in str(e)
+    is_fastais = type(exc).__name__.startswith('Cancel') # which `fit` ends with quietly, unlike the others
+    with contextlib.nullcontext() if is_fastais else pytest.raises(type(exc)): learn.fit(1, cbs=Stop(exc, at))
+    assert learn.train_iter==1 or isinstance(exc, CancelBatchException)
     assert learn.loss_func is loss
     p,t = learn.get_preds()
     assert torch.allclose(p.sum(-1), torch.ones(p.shape[:-1]), atol=1e-2 if bf16 else 1e-5) # probabilities, not logits
@@ -219,7 +220,7 @@ def test_after_an_interruption_all_is_right(exc, cb, bf16, tmp_path):
 def test_other_callbacks(extra):
     learn = learner([MixupXL(seed=0), extra])
     learn.fit(2)
-    assert np.isfinite(learn.recorder.values[-1][1]) if learn.recorder.values and len(learn.recorder.values[-1])>1 else True
+    assert np.isfinite(learn.recorder.losses).all()
     assert torch.isfinite(weights(learn.model)).all()
 
 def test_gradient_accumulation_is_the_larger_batch():
