@@ -12,14 +12,20 @@ default_folder = here/'results' if source else Path('fastmix-paper')
 def read(
     path # A file of JSON lines; it need not exist
 )->dict: # Finished runs, by their keys
-    "All whole lines of `path`"
+    "All whole lines of `path`; a run with a void figure is replaced by the same run, made again"
     path,done = Path(path),{}
     if not path.exists(): return done
     for line in path.read_text().splitlines():
         try: d = json.loads(line)
         except json.JSONDecodeError: continue # cut short by a full disk or a crash: it is run again
-        done.setdefault(d['key'], d)
+        if d['key'] not in done or 'void' in done[d['key']]: done[d['key']] = d
     return done
+
+def finished(
+    path # A file of JSON lines; it need not exist
+)->set: # Keys of runs
+    "The runs that need not be made again: those of which no figure is void"
+    return {k for k,d in read(path).items() if 'void' not in d}
 
 def append(
     path, # A file of JSON lines

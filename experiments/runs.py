@@ -134,7 +134,7 @@ def throughput(scale):
     return res + [(dict(net='timing', seed=0), _timing(scale, _nets(scale)))]
 
 def _cost(s):
-    "Training cost: images seen times the trunk's multiply-adds, which grow with the width squared"
+    "Training cost: rows times the trunk's multiply-adds, which grow with the width squared"
     return s['epochs']*(s.get('repeats') or 1)*(s.get('width') or 1)**2
 
 def _families(scale, seed):
@@ -151,6 +151,8 @@ def _families(scale, seed):
             # For single images the schedule counted for more than the mixing (claim `recipe`)
             'width 2, half the epochs, norm, one cycle': heads(scale, seed, norm=2, one_cycle=True, **half),
             'norm, one cycle': heads(scale, seed, norm=2, one_cycle=True),
+            'one cycle': heads(scale, seed, one_cycle=True), # what the schedule gives alone
+            'ERM, one cycle': run(scale, seed, 'erm', one_cycle=True),
             'width 2, half the epochs, norm': heads(scale, seed, norm=2, **half),
             'same .6, fading': heads(scale, seed, same=.6, fade=0), # from the first epoch on
             'width 2, half the epochs, same .6, fading': heads(scale, seed, same=.6, fade=0, **half),

@@ -210,13 +210,12 @@ def calibration(
 def single(
     learn:Learner, # Of any number of slots
     dl, # Loader of single images
-    scale:float=1., # What the images are multiplied with, for slots that were trained on scaled ones
     mirror:bool=False # Whether to average with the answers to the mirror images
 )->dict:
     "Judge a network by single images: the same one in every slot, the heads' probabilities averaged (table 1)"
     m,ps,ys = learn.model.eval(),[],[]
     for x,y in dl:
-        x = x.as_subclass(Tensor)*scale
+        x = x.as_subclass(Tensor)
         seen = [x, x.flip(-1)] if mirror else [x]
         p = torch.stack([m(*[o]*m.n_samples).float().softmax(-1) for o in seen]).mean(0)
         ps.append(p.mean(1) if p.ndim==3 else p)
@@ -241,21 +240,21 @@ def train(
     if s['method']!='erm':
         with learn.no_bar(): values = learn.validate(dl=loaders(s, n).valid)[1:]
         add('', dict(zip(learn.recorder.metrics.attrgot('name'), values)))
-    scale = 1/n if s.get('lam_x') is not None else 1
     ones = loaders(s, 1).valid
-    add('single_', single(learn, ones, scale))
+    add('single_', single(learn, ones))
     seconds = dict(train=trained-start)
     if s.get('ft_epochs'):
         tuned = learn.to_single(precision=computed_in(s['precision']), compile=compile, opt_func=learn.opt_func)
         set_seed(s['seed']+1000, reproducible=True)
-        tuned.dls = loaders(s, 1, s.get('n_curve'))
+        whole = dict(s, bs=s['bs']*(s.get('repeats') or 1)) # fine-tuning repeats nothing
+        tuned.dls = loaders(whole, 1, s.get('n_curve'))
         t = time.time()
         more = partial(tuned.fine_tune_single, lr=s['ft_lr'])
         curves['tune'] = fit(tuned, more, s['ft_epochs'], checkpoints(folder/'tune', s))
         seconds['tune'] = time.time()-t
         add('tuned_', single(tuned, ones))
-    final = (tuned,1) if s.get('ft_epochs') else (learn,scale)
-    figures['mirrored_acc'] = plain(single(final[0], ones, final[1], mirror=True)['acc'])
+    final = tuned if s.get('ft_epochs') else learn
+    figures['mirrored_acc'] = plain(single(final, ones, mirror=True)['acc'])
     seconds['all'] = time.time()-start
     half = getattr(learn, 'mixed_precision', None)
     precision = 'fp32' if half is None else getattr(half.amp_mode, 'value', half.amp_mode)

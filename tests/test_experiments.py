@@ -115,6 +115,24 @@ def test_a_torn_line_is_no_result(tmp_path):
     results.append(f, dict(key='b', n=2))
     assert {k:d['n'] for k,d in results.read(f).items()}=={'a':1,'b':2}
 
+def test_a_run_with_a_void_figure_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, 'do', fake)
+    f,(key,*others) = tmp_path/'cpu.jsonl',runs.runs_of('fig4', 'cpu')
+    for k in (key,*others): results.append(f, dict(key=k, figures={}) | (dict(void='head_0: misread') if k==key else {}))
+    assert results.finished(f)=={*others} and set(results.read(f))=={key,*others}
+    shown = report.at_scale('fig4', 'cpu', results.read(f))
+    assert shown.endswith('Runs to be made again: 1. Void: head_0: misread.')
+    assert cli.work('fig4', 'cpu', tmp_path)==0 and len(f.read_text().splitlines())==4
+    assert results.finished(f)=={key,*others} and 'void' not in results.read(f)[key]
+    assert 'Void' not in report.at_scale('fig4', 'cpu', results.read(f))
+
+def test_a_single_image_is_as_bright_as_in_training():
+    "What weighted slots are given adds up to one image, as in the network of one slot that `to_single` makes of them"
+    s = runs.softmax('smoke', 0)
+    learn,ones = train.learner(s, train.loaders(s, 2)),train.loaders(s, 1).valid
+    two,one = train.single(learn, ones),train.single(learn.to_single(), ones)
+    assert two.keys()==one.keys() and all(abs(float(two[k]-one[k]))<1e-3 for k in two)
+
 def test_runs_are_shared():
     key = runs.key
     fig1 = {(t['net'],t['r'],t['seed']):key(s) for t,s in runs.fig1('cpu')}
@@ -136,7 +154,7 @@ def test_what_is_beyond_the_paper_shares_its_runs():
     assert family['ERM']==pace['ResNet-20']==table1['ERM']
     assert family['mixup-C']==pace['ResNet-20, 2 slots']==table1['mixup-C']
     assert family['width 2']==pace['ResNet-20, 2 slots, width 2']
-    assert len({*pace.values(), *family.values()})==10+17-3 # three are in both
+    assert len({*pace.values(), *family.values()})==10+19-3 # three are in both
     assert not {'throughput','two_heads'} & set(runs.not_in_all['mid'])
 
 def test_a_norm_of_the_losses_favours_the_head_that_falls_behind():
@@ -513,7 +531,7 @@ def test_the_findings_speak_of_these_verdicts():
         came[r['claim']] = came.get(r['claim'], '') + letter[v]
     assert came==dict(table1='++?+++' '++?+++' '---?-+' '--' '---?--', fig4='??+pp', fig5='--', fig5_batch='--', fig2='?p', fig6='++',
                       fig1='+-+?' '+-++' '--?-', gradient='??', recipe='p+?',
-                      throughput='?000', two_heads='??????0?0?????0')
+                      throughput='?000', two_heads='??????0?0???0??0')
 
 def test_two_seeds_decide_nothing():
     f = lambda t: dict(single_acc=.5, tuned_acc=.6+noise(t))
