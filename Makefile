@@ -3,12 +3,15 @@ PY := .venv/bin/python
 TESTS := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 export PYTHONWARNINGS := ignore::FutureWarning
 
-.PHONY: train test test-library coverage test-slow test-docs bench release-check docs clean
+.PHONY: train test test-library check-docs coverage test-slow test-docs bench release-check docs clean
 train: .venv/.base
 	.venv/bin/fastmix-train $(ARGS)
 
 # two notebooks and two tests at a time, one thread each: two threads each would wait for one another
-test: test-library
+test: .venv/.dev
+	$(MAKE) -j2 -Otarget test-library check-docs
+
+check-docs: .venv/.dev
 	$(PY) .ci/docs.py --check
 
 test-library: .venv/.dev

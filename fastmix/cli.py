@@ -227,7 +227,7 @@ def _print_result(learn, s, log):
     print(f"held out, {len(learn.dls.valid_ds)} images: {'  '.join(best)}")
     print(f'run folder: {learn.path}')
     if s.epochs>=20 and s.method!='mixup_c' and not s.one_cycle:
-        print(f'most accurate in our long trainings on CIFAR-10: {advice}')
+        print(f'most accurate in our 100 epochs on CIFAR-10: {advice}')
 
 # %% ../nbs/18_cli.ipynb #e6393dcc
 @delegates(Settings)

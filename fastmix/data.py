@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Stacked', 'from_slots', 'to_slots', 'SlotPipeline', 'other_class_permutation', 'check_device', 'check_keywords',
            'check_loader_args', 'MultiSampleDL', 'Slots', 'MultiSampleDataLoaders', 'MultiSampleDataBlock',
-           'with_slots', 'slot_dls']
+           'with_slots', 'slot_dls', 'normalize_as']
 
 # %% ../nbs/11_data.ipynb #c333af88
 from fastai.vision.all import *
@@ -124,8 +124,8 @@ def check_device(
     try: d = torch.device(device)
     except (RuntimeError, TypeError): d = None
     if d is None: raise ValueError(f"device={device!r}: expected a device, such as 'cpu' or 'cuda'")
-    if d.type=='cuda' and not torch.cuda.is_available():
-        raise ValueError(f"device={device!r}: expected 'cpu', as PyTorch finds no GPU here")
+    if d.type=='cuda' and (d.index or 0)>=torch.cuda.device_count():
+        raise ValueError(f"device={device!r}: expected 'cpu', as PyTorch finds no such GPU here")
     return d
 
 _own = 'n_samples','partner','pair_seed','skip_bad' # keywords that fastai does not have
@@ -211,7 +211,7 @@ def draw_pairs(self:MultiSampleDL,
 )->Tensor: # Number of each sample's item in each slot `[N,n]`
     "Draw a partner for every item of the data set"
     n,N,how = len(self.dataset),self.n_samples,self.partner
-    if how=='next': return torch.arange(n)[None] + torch.arange(N)[:,None]
+    if how=='next': return torch.arange(n//N*N).view(-1, N).T
     g = keyed_rng(seed, n)
     if how!='other_class': return partners(n, N, how, g=g)
     if not hasattr(self.dataset, 'tls'):
@@ -254,11 +254,6 @@ def do_item(self:MultiSampleDL, s):
     if any(o is None for o in items): return None
     return tuple(itertools.chain(*zip(*items))) if self.n_samples>1 else items[0]
 
-@patch
-def get_idxs(self:MultiSampleDL):
-    idxs = TfmdDL.get_idxs(self)
-    return [i*self.n_samples for i in idxs] if self.partner=='next' else idxs
-
 # %% ../nbs/11_data.ipynb #24b17332
 @patch(as_prop=True)
 def items(self:MultiSampleDL):
@@ -266,8 +261,7 @@ def items(self:MultiSampleDL):
     if self.n_samples==1: return self.dataset.items
     if self.pair_idx is None: self.before_iter()
     items = L(self.dataset.items, use_list=None)
-    rows = self.pair_idx.T[::self.n_samples if self.partner=='next' else 1]
-    return L(rows[:self.n].tolist()).map(lambda row: Slots(items[i] for i in row))
+    return L(self.pair_idx.T[:self.n].tolist()).map(lambda row: Slots(items[i] for i in row))
 
 # %% ../nbs/11_data.ipynb #43d36730
 @patch
@@ -419,3 +413,15 @@ def slot_dls(
     if getattr(dls, 'n_samples', 1)==n: return dls
     loaders = [with_slots(dl, n) for dl in dls.loaders]
     return MultiSampleDataLoaders(*loaders, path=dls.path, device=dls.device)
+
+# %% ../nbs/11_data.ipynb #c70a41be
+def normalize_as(
+    dls:DataLoaders, # They are changed, unless they normalize already
+    net:nn.Module # A pretrained network
+):
+    "Normalize the images as the weights of `net` expect it, timm's by their own statistics"
+    if dls.after_batch.fs.filter(risinstance(Normalize)): return
+    cfg = getattr(net, 'default_cfg', {}) # timm's
+    mean,std = cfg.get('mean', imagenet_stats[0]),cfg.get('std', imagenet_stats[1])
+    dls.add_tfms([Normalize.from_stats(mean, std)], 'after_batch')
+    dls.to(dls.device) # with these statistics

@@ -117,6 +117,7 @@ class RankTrainer(DistributedTrainer):
     def _wrap_dl(self, dl):
         if isinstance(dl, DistributedDL): return dl
         if hasattr(dl, 'to'): dl.to(self.accelerator.device) # with what its transforms keep there
+        dl.skip_bad = False # an image less would leave the other processes waiting
         return RankDL(dl, device=self.accelerator.device)
 
     def after_epoch(self):

@@ -90,9 +90,9 @@ def distrib_ctx(self:MixupLearner,
 
 # %% ../nbs/14_learner.ipynb #5c8a8a9c
 @patch
-def to_fp16(self:MixupLearner):
-    "Train in fp16 instead of the precision that the learner has"
-    return self.remove_cb(MixedPrecision).add_cb(DevicePrecision(amp_mode='fp16'))
+def to_fp16(self:MixupLearner, **kwargs):
+    "Train in fp16 instead of the precision that the learner has; `kwargs` are for `GradScaler`"
+    return self.remove_cb(MixedPrecision).add_cb(DevicePrecision(amp_mode='fp16', **kwargs))
 
 @patch
 def to_bf16(self:MixupLearner):
@@ -106,14 +106,19 @@ class MultiSampleLearner(MixupLearner):
         i = getattr(getattr(self, 'dl', None), 'n_inp', self.dls.n_inp)
         self.xb,self.yb = b[:i],b[i:]
 
-    def show_results(self, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwargs):
-        "Show some predictions on the `ds_idx`-th dataset or `dl`, slots side by side"
-        if dl is None: dl = self.dls[ds_idx].new(shuffle=shuffle)
-        batches = L([dl.one_batch()])
-        batches.n_inp = dl.n_inp # by which `_split` knows its slots
-        xs,_,ys,dec = self.get_preds(dl=batches, with_input=True, with_decoded=True)
-        dl = with_slots(dl, self.model.n_samples)
-        dl.show_results(tuplify(xs)+tuplify(ys), dec, max_n=max_n, **kwargs)
+# %% ../nbs/14_learner.ipynb #5d1c07aa
+def _meaning_of(learn): # what predictions mean, under a loss of PyTorch too
+    return HeadsLoss(loss_of_one(learn), getattr(learn.model, 'n_samples', 1))
+
+@patch
+def show_results(self:MixupLearner, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwargs):
+    "Show some predictions on the `ds_idx`-th dataset or `dl`, slots side by side"
+    if dl is None: dl = self.dls[ds_idx].new(shuffle=shuffle)
+    batches,meaning = L([dl.one_batch()]),_meaning_of(self)
+    batches.n_inp = dl.n_inp # by which `_split` knows its slots
+    xs,probs,ys = self.get_preds(dl=batches, with_input=True, act=meaning.activation)
+    dl = with_slots(dl, meaning.n)
+    dl.show_results(tuplify(xs)+tuplify(ys), meaning.decodes(probs), max_n=max_n, **kwargs)
 
 # %% ../nbs/14_learner.ipynb #d042dff8
 @patch
@@ -124,18 +129,11 @@ def tta(self:MixupLearner, ds_idx=1, dl=None, **kwargs):
     return super(MixupLearner, self).tta(dl=dl, **kwargs)
 
 # %% ../nbs/14_learner.ipynb #d253b620
-def _normalize(dls, net): # as fastai does it for pretrained weights
-    if dls.after_batch.fs.filter(risinstance(Normalize)): return
-    cfg = getattr(net, 'default_cfg', {}) # timm's
-    mean,std = cfg.get('mean', imagenet_stats[0]),cfg.get('std', imagenet_stats[1])
-    dls.add_tfms([Normalize.from_stats(mean, std)], 'after_batch')
-    dls.to(dls.device) # with these statistics
-
 def _model_for(dls, arch, n_samples, n_heads, pretrained): # on the device of the loaders
     xs = batch_images(dls, getattr(dls, 'n_samples', 1))
     model = make_model(arch, get_c(dls), n_samples, n_heads, xs[0].shape[1], pretrained)
     check_model(model, xs, n_samples, get_c(dls), getattr(dls, 'vocab', None))
-    if pretrained and model.n_in==3: _normalize(dls, model.net)
+    if pretrained and model.n_in==3: normalize_as(dls, model.net)
     return model.to(dls.device) # now, so that what `learn.load` brings comes to the same place
 
 # %% ../nbs/14_learner.ipynb #54f85b1d
@@ -151,13 +149,6 @@ def _scheduled(cbs): # with the paper's schedule, unless there is one
     return cbs if cbs.filter(risinstance(StepDecay)) else StepDecay() + cbs
 
 def _groups(arch): return partial(slot_groups, arch=None if isinstance(arch, nn.Module) else arch)
-
-def _recipe(model, kind, lr, opt_func): # optimizer, rate, and whether it is the paper's optimizer
-    opt_func = ifnone(opt_func, default_optimizer(model, kind))
-    if not callable(opt_func): raise ValueError(f'opt_func={opt_func!r}: expected one as Adam')
-    paper,lr = is_paper(opt_func),check_number('lr', ifnone(lr, default_rate(opt_func)), 0)
-    on_gpu = next(model.parameters()).is_cuda
-    return partial(opt_func, fused=True) if paper and on_gpu else opt_func,lr,paper
 
 # %% ../nbs/14_learner.ipynb #5e819270
 def _equip(learn, kind, title, precision, compile, paper): # and say with what
@@ -197,7 +188,7 @@ def slots_learner(
     take_own_gpu()
     model = _model_for(dls, arch, n_samples, n_heads, pretrained)
     kind = target_kind(dls)
-    opt_func,lr,paper = _recipe(model, kind, lr, opt_func)
+    opt_func,lr,paper = optimizer_and_rate(model, kind, opt_func, lr)
     cbs,splitter = _scheduled(_callbacks(cbs)),ifnone(splitter, _groups(arch))
     learn = cls(dls, model, lr=lr, opt_func=opt_func, cbs=cbs, splitter=splitter, **kwargs)
     return _equip(learn, kind, title, precision, compile, paper)
@@ -259,7 +250,7 @@ def _slot_preds(learn, items, **kwargs): # of tuples of images, an image per slo
     if n==1: items = [im for im, in items]
     else: kwargs['pairs'] = True
     dl = slot_dls(learn.dls, n).test_dl(items, num_workers=0, **kwargs)
-    act = HeadsLoss(loss_of_one(learn)).activation
+    act = _meaning_of(learn).activation
     with learn.no_bar(): xs,probs,_ = learn.get_preds(dl=dl, with_input=True, act=act)
     return dl,tuplify(xs),probs
 
@@ -298,20 +289,21 @@ def predict_same(self:Learner,
 
 # %% ../nbs/14_learner.ipynb #53a34cc0
 @patch
-def predict(self:MultiSampleLearner,
+def predict(self:MixupLearner,
     item, # A tuple of N images, or one image that fills every slot, as in `predict_same`
     rm_type_tfms=None, # As in fastai
     with_input:bool=False # Whether to return the decoded images, before the rest
 )->tuple: # Labels, class numbers `[n]`, probabilities `[n,c]`; for one image without the `n`
     "Classify N images in one pass, or a single one"
-    n,one = self.model.n_samples,not isinstance(item, (tuple,list,L))
+    n = getattr(self.model, 'n_samples', 1)
+    one = n==1 or not isinstance(item, (tuple,list,L))
     if not one and len(item)!=n:
         raise ValueError(f'{len(item)} images came: expected n_samples={n}, or one')
     items = [(item,)*n if one else tuple(item)]
     dl,xs,probs = _slot_preds(self, items, rm_type_tfms=rm_type_tfms)
-    if one: res = _answers(self, probs.mean(1) if probs.ndim>2 else probs)[0]
+    if one: res = _answers(self, probs.mean(1) if n>1 and probs.ndim>2 else probs)[0]
     else:
-        classes = self.loss_func.decodes(probs)
+        classes = _meaning_of(self).decodes(probs)
         to_label = self.dls.train_ds.tls[-1].decode
         res = tuple(to_label(c[0]) for c in classes),torch.cat(classes),probs[0]
     if not with_input: return res
@@ -328,20 +320,30 @@ class Head(GetAttr):
         "As `Learner.get_preds`, of the head and its slot alone"
         xs,preds,ys = self.learn.get_preds(dl=self.pairs, with_input=True, act=noop)
         pred,y = preds[:,self.i] if preds.ndim>2 else preds,tuplify(ys)[self.i]
-        loss = HeadsLoss(deepcopy(loss_of_one(self.learn)), 1)
-        loss.to('cpu') # as the predictions are
+        loss = HeadsLoss(loss_of_one(self.learn), 1)
+        device = next(self.learn.model.parameters()).device # where it may keep class weights
         probs = ifnone(act, loss.activation)(pred)
         res = [tuplify(xs)[self.i]]*with_input + [probs, y]
         if with_decoded: res += loss.decodes(probs)
-        if with_loss: res.append(unreduced(loss.func)(pred, y))
+        if with_loss: res.append(unreduced(loss.func)(pred.to(device), y.to(device)).cpu())
         return tuple(res)
 
+# %% ../nbs/14_learner.ipynb #a41c07be
 class HeadInterpretation(ClassificationInterpretation):
     "fastai's `ClassificationInterpretation` of one head on its own slot"
     def __getitem__(self, idxs):
         "Inputs, predictions, targets, decoded predictions and losses at `idxs`"
         res = self.learn.get_preds(with_input=True, with_decoded=True, act=self.act)
         return tuple(o[tensor(idxs).reshape(-1)] for o in (*res, self.losses))
+
+    def top_losses(self, k=None, largest=True, items=False):
+        "As in fastai; the `items` are those of the head's slot"
+        losses,idx = super().top_losses(k, largest)
+        if not items: return losses,idx
+        rows = getattr(self.learn.pairs.items, 'iloc', L(self.learn.pairs.items))[idx]
+        if not isinstance(first(rows), Slots) and self.learn.i:
+            raise ValueError('items=True: expected loaders of pairs, a batch drew these partners')
+        return losses,idx,L(rows).map(lambda o: o[self.learn.i] if isinstance(o, Slots) else o)
 
 # %% ../nbs/14_learner.ipynb #107615e7
 @patch
@@ -373,11 +375,12 @@ def to_single(self:Learner,
         conv = first(model.modules(), risinstance(nn.Conv2d))
         n_in = conv.in_channels if conv else dls.one_batch()[0].shape[1]
         model = MultiSample(deepcopy(model), 1, 1, n_in)
-    kept = ['opt_func','lr','wd','path'] + ['splitter']*isinstance(self.model, MultiSample)
+    kept = 'opt_func,lr,wd,wd_bn_bias,train_bn,moms,path,model_dir'.split(',')
+    kept += ['splitter']*isinstance(self.model, MultiSample)
     kwargs = {k:getattr(self, k) for k in kept} | dict(loss_func=loss_of_one(self)) | kwargs
     if len(dls.train_ds): return mixup_learner(dls, arch=model, **kwargs)
     # `load_learner` brings no data to look at
-    check_keywords(kwargs, signature(mixup_learner).parameters, 'to_single')
+    check_keywords(kwargs, [*signature(Learner).parameters, 'precision','compile'], 'to_single')
     precision,compile = kwargs.pop('precision', None),kwargs.pop('compile', False)
     learn = MixupLearner(dls, model, **dict(cbs=StepDecay(), splitter=slot_groups) | kwargs)
     if precision: set_precision(learn, precision)

@@ -162,7 +162,7 @@ def decodes(self:HeadsLoss,
     "Each head's classes, labels or numbers; or one softmax's most probable classes in order"
     decode = getattr(_meaning(self.func), 'decodes', partial(torch.argmax, dim=-1))
     answers = tuple(decode(o) for o in self.heads(x))
-    if x.ndim>2 or answers[0].ndim==x.ndim: return answers
+    if x.ndim>2 or self.n==1 or answers[0].ndim==x.ndim: return answers
     return x.topk(self.n, dim=1).indices.unbind(1)
 
 @patch

@@ -140,9 +140,10 @@ def first_image(
 
 # %% ../nbs/12_memory.ipynb #d34bbfe2
 def _limits(): # what the container and `ulimit` leave to this process
-    limit,used = (Path(f'/sys/fs/cgroup/memory.{o}') for o in ('max','current'))
+    limit,used,stat = (Path(f'/sys/fs/cgroup/memory.{o}') for o in ('max','current','stat'))
     if limit.exists() and limit.read_text().strip().isdigit():
-        yield int(limit.read_text())-int(used.read_text())
+        files = re.findall(r'^(?:in)?active_file (\d+)', stat.read_text(), re.M) # these give way
+        yield int(limit.read_text())-int(used.read_text())+sum(map(int, files))
     if not psutil.LINUX: return
     me = psutil.Process()
     memory = me.memory_info()
@@ -280,12 +281,12 @@ def decoded(
         left_out = decode_all(d, out, skip_bad)
         return out[:n-len(left_out)].as_subclass(type(x)),left_out
     key = cache_key(d)
-    res = from_cache(d, folder, key)
-    if res is None:
-        check_room(n, x, torch.device('cpu'), folder)
-        res = to_cache(d, folder, key, x, skip_bad)
+    with no_random(): # else the first start of a program would draw more numbers than the next one
+        res = from_cache(d, folder, key)
+        if res is None or res[1] and not skip_bad: # a cache without images that are wanted now
+            check_room(n, x, torch.device('cpu'), folder)
+            res = to_cache(d, folder, key, x, skip_bad)
     images,left_out = res
-    if left_out and not skip_bad: raise ValueError(image_problem(d.dataset, left_out[0]))
     return images.to(device).as_subclass(type(x)),left_out
 
 # %% ../nbs/12_memory.ipynb #fa66af9d
@@ -303,7 +304,8 @@ class InMemoryDL(MultiSampleDL):
 
     def new(self, dataset=None, cls=None, **kwargs):
         if dataset is None or dataset is self.dataset:
-            return super().new(dataset, cls, **{'data': self.data, **kwargs})
+            data = None if kwargs.get('after_item') else self.data # which reads the items again
+            return super().new(dataset, cls, **{'data': data, **kwargs})
         return super().new(dataset, ifnone(cls, MultiSampleDL), **kwargs)
 
     def shuffle_fn(self, idxs): # fastai's takes a tenth of the time of an epoch
@@ -343,13 +345,15 @@ def check_plain(
 ):
     "Refuse a loader whose batches are not made of one image and one label each"
     ds,problem = dl.dataset,None
-    n_targets = len(ds.tls)-ds.n_inp
-    if len(ds.tls)!=2: problem = f'{ds.n_inp} inputs and {n_targets} targets: expected one of each'
+    n_inp,n = getattr(ds, 'n_inp', 0),len(getattr(ds, 'tls', []))
+    if not n: problem = f"{type(ds).__name__}: expected fastai's Datasets"
+    elif n!=2: problem = f'{n_inp} inputs and {n-n_inp} targets: expected one of each'
     elif type(dl) not in (TfmdDL,MultiSampleDL,InMemoryDL):
         problem = f'{type(dl).__name__}: expected a TfmdDL or MultiSampleDL'
     elif dl.before_batch.fs: problem = f'before_batch={dl.before_batch.fs}: expected none'
     if problem: raise ValueError(f'{problem}; use the ordinary loaders')
 
+# %% ../nbs/12_memory.ipynb #c70a4b1d
 def loader_of(
     dl:TfmdDL, # The loader as it was
     x:Tensor, # Images `[m,c,h,w]`, on their final device
@@ -388,9 +392,9 @@ def in_memory(
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(folder)
+    for dl in dls.loaders: check_plain(dl)
     sets = [dl.dataset for dl in dls.loaders]
     ys,n = check_labels(*sets),sum(map(len, sets))
-    for dl in dls.loaders: check_plain(dl)
     ds = [Decoder(dl.dataset, dl.after_item, num_workers=_workers(dl)) for dl in dls.loaders]
     if not folder or device.type!='cpu': check_room(n, first_image(ds[0], skip_bad), device)
     keep_memory()

@@ -167,7 +167,7 @@ def head_metrics(
     n:int # Number of slots
 )->L: # The same; those for a single prediction are averaged over the heads
     "Adapt any metrics to `n` slots"
-    fit = lambda m: n==1 or isinstance(m, (MixMetric,HeadMetric))
+    fit = lambda m: n==1 or isinstance(mk_metric(m), (MixMetric,HeadMetric,ValueMetric))
     return L(metrics).map(lambda m: m if fit(m) else HeadMetric(m, *range(n)))
 
 # %% ../nbs/05_metrics.ipynb #50095343
@@ -211,7 +211,7 @@ def check_metrics(
 ):
     "Refuse metrics that fail on such predictions and targets"
     fits = dict(classes='accuracy', labels='accuracy_multi', numbers='rmse')[kind]
-    for m in learn.metrics:
+    for m in learn.metrics.filter(risinstance(ValueMetric), negate=True): # they need a training
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')

@@ -229,7 +229,7 @@ def multi_sample_model(
     "Turn a network for one image into one for `n_samples` (section 4.2)"
     n_samples,n_heads = _check_slots(n_samples, n_heads)
     check_int('n_classes', n_classes, 1)
-    model = _plain_net(model)
+    arch,model = model.arch if isinstance(model, MultiSample) else None,_plain_net(model)
     _drop_extras(model)
     conv,name,linear = _check_ends(model)
     w,n_in = conv.weight,check_int('n_in', ifnone(n_in, conv.in_channels), 1)
@@ -238,7 +238,7 @@ def multi_sample_model(
     _set_input(conv, w.repeat(1,n_samples,1,1)/n_samples)
     heads = Heads(linear.in_features, n_heads, n_classes, bias=linear.bias is not None)
     model.set_submodule(name, heads.to(linear.weight))
-    return MultiSample(model, n_samples, n_heads, n_in)
+    return MultiSample(model, n_samples, n_heads, n_in, arch)
 
 # %% ../nbs/06_models.ipynb #0493983a
 @torch.no_grad()

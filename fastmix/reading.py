@@ -225,8 +225,9 @@ def image_files(
 def _check_columns(dblock, frame): # fastai would fail without saying where
     if not len(frame): raise ValueError('data frame: expected a row for each image, it has none')
     for c in L(g.cols for g in dblock.getters if isinstance(g, ColReader)).concat():
-        there = range(frame.shape[1]) if isinstance(c, int) else frame.columns
-        if c not in there: raise ValueError(f'column {c!r}: expected one of {list(there)}')
+        n = frame.shape[1]
+        there = range(-n, n) if isinstance(c, int) else frame.columns
+        if c not in there: raise ValueError(f'column {c!r}: expected one of {[*there][-n:]}')
         missing = (frame.iloc[:,c] if isinstance(c, int) else frame[c]).isna()
         if missing.any():
             name = frame.iloc[int(missing.argmax()),0]
@@ -250,11 +251,13 @@ def _splits(dblock, items):
         raise ValueError(f'splitter, of {len(items)} items: {last_line(e)}') from e
 
 def _checked_splits(dblock, items, skip_bad): # after a look at files and labels
-    ds = Datasets(items, dblock._combine_type_tfms(), do_setup=False)
-    sizes = image_sizes(ds, skip_bad)
+    splits = [L(mask2idxs(s)) for s in _splits(dblock, items)]
+    used = L(sorted(set(L(splits).concat()))) # a splitter may leave items out
+    ds = Datasets(items, dblock._combine_type_tfms(), splits=[used], do_setup=False).subset(0)
+    sizes = {used[i]:size for i,size in image_sizes(ds, skip_bad).items()}
     for label in raw_labels(ds): pass
-    splits = [L(mask2idxs(s)).filter(sizes.__contains__) for s in _splits(dblock, items)]
-    while splits[0] and (problem := image_problem(ds, splits[0][0])): # fastai opens this one
+    splits = [s.filter(sizes.__contains__) for s in splits]
+    while splits[0] and (problem := image_problem(ds, used.index(splits[0][0]))): # fastai opens it
         if not skip_bad: raise ValueError(problem)
         say_left_out(1, len(items), problem)
         splits[0] = splits[0][1:]
@@ -269,8 +272,8 @@ def checked_datasets(
     verbose:bool=False # As in fastai
 )->Datasets:
     "The data sets of `dblock`; those that would fail in the middle of a training are refused"
-    if isinstance(source, pd.DataFrame): _check_columns(dblock, source)
     block,items,sizes = copy(dblock),(dblock.get_items or noop)(source),{}
+    if isinstance(items, pd.DataFrame): _check_columns(dblock, items)
     if not len(items):
         what = 'no items: expected'
         if isinstance(source, (str,Path)): what = f'{source}: expected a folder with'
@@ -284,7 +287,7 @@ def checked_datasets(
         if skip_bad is None: raise
         raise ValueError(f'labels as {label!r}: expected what their block takes, '
                          f'{_reason(e)}') from e
-    _check_size(dsets, dblock.item_tfms, sizes)
     ys,_ = check_labels(*map(dsets.subset, range(2)))
     target_tensor(ys[0])
+    _check_size(dsets, dblock.item_tfms, sizes)
     return dsets

@@ -17,7 +17,7 @@ from .processes import *
 from .reading import image_sources, read_labels
 
 # %% ../nbs/09_resuming.ipynb #34cf31ff
-def _cell(v): return f'"{v.tolist()}"' if isinstance(v, np.ndarray) else str(v)
+def _cell(v): return f'"{plain(v)}"' if isinstance(v, (np.ndarray,list)) else str(v)
 
 def _print_row(cells):
     texts = [f'{c:>10.4f}' if isinstance(c, float) else f'{c!s:>10}' for c in cells]
@@ -36,6 +36,8 @@ class RunLog(Callback):
         self.state,self.epochs_done,self.seconds = 'new',0,0.
 
     def before_fit(self):
+        if (self.folder/'metrics.csv').exists() and not (self.folder/'run.json').exists():
+            raise ValueError(f'folder={str(self.folder)!r}: expected that of a run, or a new one')
         if self.lines: _print_row(self.recorder.metric_names)
 
     def before_epoch(self):
@@ -52,7 +54,7 @@ class RunLog(Callback):
 # %% ../nbs/09_resuming.ipynb #79cbc174
 @patch
 def _update(self:RunLog, state):
-    names,values = self.recorder.metric_names[:-1],self.recorder.values # without the time
+    names,values = self.recorder.metric_names.filter(ne('time')),self.recorder.values
     self.rows = [names] + [[i,*row] for i,row in enumerate(values)]
     self.epochs_done = len(values)
     self.figures = dict(zip(names[1:], values[-1])) if values else {}
@@ -254,9 +256,10 @@ def _steps(pipe): # transforms with those that fastai composed into them
 def _data_facts(dls):
     transforms = {f'{k} of loader {i}':_steps(getattr(dl, k, '')) for i,dl in enumerate(dls)
                   for k in ('after_item','after_batch')}
+    def of_each(*names): return [[getattr(dl, k, None) for k in names] for dl in dls]
     return dict(transforms, samples=[len(dl.dataset) for dl in dls],
-                data_digest=[data_digest(dl) for dl in dls],
-                partner=[getattr(dl, 'partner', None) for dl in dls])
+                order=of_each('n','shuffle','drop_last'), partner=of_each('partner','pair_seed'),
+                data_digest=[data_digest(dl) for dl in dls])
 
 # %% ../nbs/09_resuming.ipynb #8f1f71e1
 def _opt_steps(opt): # of fastai's optimizers, which are all of one class
@@ -294,7 +297,7 @@ def load_checkpoint(
     except Exception as e: # PyTorch's own words would advise to run what the file says
         raise ValueError(f'{path} is no whole checkpoint, {type(e).__name__}') from e
     parts = [type(d.get(k)) for k in ('facts','state')] if isinstance(d, dict) else []
-    if parts==[dict,dict] and d.get('format')=='fastmix 4': return d
+    if parts==[dict,dict] and d.get('format')=='fastmix 5': return d
     raise ValueError(f'{path} is not a checkpoint of this fastmix')
 
 def checkpoint_files(
@@ -359,7 +362,7 @@ class Checkpoint(Callback):
         if not all(p.isfinite().all() for p in self.model.parameters()):
             hint = f'; the last good checkpoint is {self.last}' if self.last else ''
             raise FloatingPointError(f'the weights are not finite after epoch {self.epoch}{hint}')
-        d = dict(format='fastmix 4', facts=self.facts, state=train_state(self.learn))
+        d = dict(format='fastmix 5', facts=self.facts, state=train_state(self.learn))
         path = self.folder/f'checkpoint-{self.epoch:05}.pt'
         self.last = on_rank0(partial(save_checkpoint, path, d))
 

@@ -8,7 +8,7 @@ import fastmix.all, fastmix.cli # once: the processes to be killed are forks of 
 from fastai.vision.all import *
 from forks import fork_ranks, wait
 
-args = '--arch resnet20 --epochs 4 --bs 128 --size 8 --seed 3 --precision fp32'.split()
+args = '--arch resnet20 --epochs 4 --bs 128 --size 4 --seed 3 --precision fp32'.split()
 fastmix.show.plot_pairs = fastmix.show.plot_curves = noop # pictures are not what is compared
 
 def start(folder, world, *extra):

@@ -267,6 +267,75 @@ def test_cache(path, tmp_path, monkeypatch):
     b = in_memory(dls, cache=folder).valid.one_batch()
     assert len(decoded)==5 and torch.equal(b[0][0], dls.valid.one_batch()[0][0])
 
+@pytest.mark.parametrize('size', [(8,8), (12,8)])
+def test_a_cache_draws_no_random_numbers(path, tmp_path, size):
+    "The same seed gives the same training, whether the images were decoded now or before"
+    write(path, size=size)
+    def draws():
+        set_seed(1)
+        dls = in_memory(make(path, item_tfms=Resize(8, ResizeMethod.Squish)), cache=tmp_path/'cache')
+        return torch.rand(2).tolist(),np.random.rand(),random.random(),labels(dls.train).tolist()
+    assert draws()==draws()
+
+def test_a_cache_without_images_that_are_wanted_now(path, tmp_path):
+    class Once(Transform):
+        "Fails for a moment"
+        bad,order = True,-1
+        def encodes(self, x:PILImage):
+            if self.bad and np.array(x)[0,0,0]==200: raise OSError('not now')
+            return x
+    tfm = Once()
+    few = in_memory(make(path, item_tfms=tfm, skip_bad=None), cache=tmp_path/'cache', skip_bad=True)
+    assert len(few.train_ds)+len(few.valid_ds)<24
+    Once.bad = False
+    whole = in_memory(make(path, item_tfms=tfm), cache=tmp_path/'cache')
+    assert len(whole.train_ds)+len(whole.valid_ds)==24
+
+def test_other_item_transforms_of_loaders_in_memory(path):
+    fast = in_memory(make(path, n_samples=1))
+    other = fast.valid.new(after_item=[Resize(4), ToTensor()])
+    assert other.one_batch()[0].shape[2:]==(4,4) and fast.valid.new(bs=2).one_batch()[0].shape==(2,3,8,8)
+
+def test_loaders_of_other_data_sets_are_not_kept_in_memory():
+    ds = [(torch.zeros(3,8,8),0)]*8
+    with pytest.raises(ValueError, match="list: expected fastai's Datasets; use the ordinary loaders"): in_memory(DataLoaders.from_dsets(ds, ds, bs=4))
+
+def test_a_device_that_is_not_there(path):
+    with pytest.raises(ValueError, match="device='cuda:99': expected 'cpu'"): in_memory(make(path), device='cuda:99')
+
+def test_items_that_a_splitter_leaves_out(path):
+    "Nothing is asked of them; negative numbers count from the end, as in fastai"
+    files = get_image_files(path).sorted()
+    files[0].write_bytes(b'')
+    Image.new('RGB', (9,9)).save(files[1])
+    def label(o): return {f:f.parent.name for f in files[3:]}[o]
+    block = MultiSampleDataBlock(get_items=lambda _: files, get_y=label, splitter=lambda _: (range(3, 20),[20,-1]))
+    dls = block.dataloaders(path, bs=4, num_workers=0)
+    assert list(dls.train_ds.items)==files[3:20] and list(dls.valid_ds.items)==[files[20],files[-1]]
+    files[4].write_bytes(b'')
+    with pytest.raises(ValueError, match=f'{files[4].name}: expected an image'): block.dataloaders(path, bs=4, num_workers=0)
+
+def test_a_class_of_validation_alone_is_refused_by_name(path):
+    "Whatever the size of its images: labels are looked at first"
+    (path/'d').mkdir()
+    Image.new('RGB', (9,9)).save(path/'d'/'1.png')
+    block = MultiSampleDataBlock(get_items=get_image_files, get_y=parent_label, splitter=FuncSplitter(lambda o: o.name in ('1.png','003.png')))
+    with pytest.raises(ValueError, match="d/1.png: Label 'd' was not included"): block.dataloaders(path, bs=4, num_workers=0)
+
+def test_frames_that_get_items_changes(path):
+    df = pd.DataFrame(dict(name=get_image_files(path).map(str), kind='x'))
+    def items(df):
+        df = df[df.kind.notna()].copy()
+        df['label'] = [Path(o).parent.name for o in df.name]
+        return df
+    df.loc[0,'kind'] = None
+    block = MultiSampleDataBlock(get_items=items, get_x=ColReader('name'), get_y=ColReader('label'), splitter=RandomSplitter(seed=0))
+    dls = block.dataloaders(df, bs=4, num_workers=0)
+    assert dls.c==3 and len(dls.train_ds)+len(dls.valid_ds)==23
+    df = items(df)
+    df['name'] = [str(Path(o).relative_to(path)) for o in df.name]
+    assert MultiSampleDataLoaders.from_df(df, path, label_col=-1, num_workers=0).c==3
+
 def test_random_item_transforms(path):
     with pytest.raises(ValueError, match='FlipItem in item_tfms is random'): in_memory(make(path, item_tfms=FlipItem()))
     assert in_memory(make(path, item_tfms=Resize(6))).one_batch()[0].shape==(4,3,6,6) # square: nothing to crop

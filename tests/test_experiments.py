@@ -6,15 +6,18 @@ from experiments.verdicts import FAILS, HOLDS, NONE, OPEN, PAPER
 import fastmix.all
 from fastai.vision.all import Callback, F, IntToFloatTensor, nn, risinstance, tensor, torch
 from fastmix.all import CutMixup, HeadsLoss, MixChoice, Mixup, PadCrop
+from filelock import FileLock
 from torch.utils.flop_counter import FlopCounterMode
 
 fork = multiprocessing.get_context('fork')
 
 @pytest.fixture(scope='module')
 def smoke(tmp_path_factory):
-    "Every claim, run once on the digits"
-    folder = tmp_path_factory.mktemp('results')
-    cli.main(['all', '--scale', 'smoke', '--results', str(folder)])
+    "Every claim, run once on the digits by the processes that share the tests"
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base)/'smoke'
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder/'tests.lock'): cli.main(['all', '--scale', 'smoke', '--results', str(folder)])
     return folder
 
 def test_smoke_runs_every_claim(smoke):

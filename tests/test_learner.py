@@ -279,6 +279,12 @@ def test_interpretation_of_each_head(learn):
         same(pred, logits[idx,i].softmax(-1))
         same(loss, losses[idx])
         assert decoded.tolist()==dec[i][idx].tolist() and targ.tolist()==ys[i][idx].tolist()
+        if not learn.dls.train.n_inp==1: # a loader of pairs
+            shown = [o[i] for o in L(learn.dls.valid.items)[idx.tolist()]]
+            assert interp.top_losses(3, items=True)[2]==shown and shown==[30+int(k) for k in learn.dls.valid.pair_idx[i][idx]]
+        elif i:
+            with pytest.raises(ValueError, match='items=True: expected loaders of pairs'): interp.top_losses(3, items=True)
+        else: assert interp.top_losses(3, items=True)[2]==[30+int(k) for k in idx]
         interp.plot_top_losses(3)
         interp.show_results([0,1])
         interp.plot_confusion_matrix()
@@ -462,13 +468,15 @@ def test_to_single_keeps_a_network_of_the_users_own(tmp_path):
 
 def test_to_single_trains_as_the_learner_did(tmp_path):
     "With its optimizer, rate, weight decay and parameter groups, loaded or not"
-    learn = make('pairs', tmp_path, arch=resnet18, opt_func=RMSProp, lr=3e-4, wd=.1)
+    kept = dict(lr=3e-4, wd=.1, wd_bn_bias=True, train_bn=False, moms=(.9,.8,.9), model_dir='m')
+    learn = make('pairs', tmp_path, arch=resnet18, opt_func=RMSProp, **kept)
     learn.export('one.pkl')
     for single in (learn.to_single(), load_learner(tmp_path/'one.pkl').to_single()):
-        assert single.opt_func is RMSProp and (single.lr,single.wd)==(3e-4,.1)
+        assert single.opt_func is RMSProp and {k:getattr(single, k) for k in kept}==kept
         assert [len(g) for g in single.splitter(single.model)]==[len(g) for g in learn.splitter(learn.model)]
     single = learn.to_single(opt_func=Adam, lr=1.)
     assert single.opt_func is Adam and single.lr==1
+    with pytest.raises(ValueError, match='mix=1: expected a keyword of to_single'): load_learner(tmp_path/'one.pkl').to_single(mix=1)
 
 def test_fine_tune_single_switches_fastais_mixing_off(tmp_path):
     learn = quiet(Learner(tiny_dls('plain', tmp_path), tiny(10, n_in=1), CrossEntropyLossFlat(), cbs=MixUp(), path=tmp_path))
@@ -482,18 +490,43 @@ def test_answers_under_a_loss_of_pytorch(tmp_path, loss):
     def answers(loss):
         learn = make('pairs', tmp_path, loss_func=loss)
         single,head = quiet(learn.to_single()),learn.interpret(1)
-        return [o[2] for o in (*learn.predict_many(ims), learn.predict_same(ims[0]), *single.predict_many(ims))], head.confusion_matrix()
-    (probs,matrix),(probs2,matrix2) = answers(loss),answers(CrossEntropyLossFlat())
+        single.show_results(max_n=2)
+        titles = [ax.get_title() for ax in plt.gcf().axes]
+        plt.close('all')
+        said = [*learn.predict_many(ims), learn.predict_same(ims[0]), *single.predict_many(ims), *map(single.predict, ims)]
+        return L(said).itemgot(2),L(said).itemgot(0),head.confusion_matrix(),titles
+    (probs,labels,matrix,titles),(probs2,*others) = answers(loss),answers(CrossEntropyLossFlat())
     for p,q in zip(probs, probs2): same(p, q)
-    assert (matrix==matrix2).all()
+    assert labels==others[0] and (matrix==others[1]).all()
+    assert len(titles)==2 and [o.split() for o in titles]==[o.split() for o in others[2]] and len(titles[0].split())==2
 
 def test_labels_under_a_loss_of_pytorch(tmp_path):
     block = DataBlock((ImageBlock(PILImageBW),MultiCategoryBlock(vocab=vocab)), get_x=digit_image, get_y=lambda i: [digit_label(i)], splitter=IndexSplitter(range(30, 40)))
     dls = MultiSampleDataLoaders.from_dblock(block, list(range(40)), n_samples=1, bs=8, num_workers=0, path=tmp_path)
     learn = quiet(mixup_learner(dls, arch=tiny, loss_func=nn.BCEWithLogitsLoss()))
-    (labels,_,p), = learn.predict_many([digit_image(3)])
-    same(p, by_hand(learn, images([3]))[0].sigmoid())
-    assert list(labels)==[o for o,q in zip(vocab, p) if q>.5]
+    for labels,_,p in (*learn.predict_many([digit_image(3)]), learn.predict(digit_image(3))):
+        same(p, by_hand(learn, images([3]))[0].sigmoid())
+        assert list(labels)==[o for o,q in zip(vocab, p) if q>.5]
+
+def test_a_loss_that_decodes_in_its_own_way(tmp_path):
+    class Careful(CrossEntropyLossFlat):
+        def decodes(self, x): return (x[:,1]>2).long() # never
+    learn = make('pairs', tmp_path, loss_func=Careful())
+    single = quiet(learn.to_single())
+    for o in (*learn.predict_many([digit_image(1)]*2), learn.predict_same(digit_image(1)), single.predict(digit_image(1))): assert o[:2]==('0',0)
+
+def test_a_loss_of_all_slots_given_later(pairs):
+    def total(pred, *ys): return sum(F.cross_entropy(pred[:,i], y) for i,y in enumerate(ys))
+    pairs.loss_func = total
+    labels,classes,_ = pairs.predict((digit_image(1),digit_image(2)))
+    assert classes.tolist()==by_hand(pairs, images([1]), images([2]))[0].argmax(-1).tolist() and labels==tuple(map(str, classes.tolist()))
+
+def test_settings_of_the_scaler(pairs):
+    pairs.to_fp16(init_scale=8.).fit(1, cbs=[cb := Scale()])
+    assert cb.seen[0]==8
+
+class Scale(Callback):
+    def before_epoch(self): self.seen = [self.learn.scaler.get_scale()]
 
 def test_classes_in_another_order_are_refused(tmp_path):
     "The network's answers would get wrong names"

@@ -149,6 +149,18 @@ def test_names_of_the_columns():
     names = [m.name for m in head_metrics([accuracy, F1Score(), rmse, *own], 3)]
     assert names==['accuracy','f1_score','rmse','top2','head_1','rmse_0']
     assert head_metrics(accuracy, 1)==[accuracy]
+    kept = [Top2, Top2All, ValueMetric(lambda: 1., 'one')] # classes too, and what is no figure of a batch
+    assert head_metrics(kept, 3)==kept
+
+def test_figures_of_a_callback(tmp_path):
+    class Count(Callback):
+        def before_validate(self): self.n = 0
+        def after_batch(self): self.n += not self.training
+        def score(self): return 1/self.n # in a training alone
+    cb = Count()
+    learn = mixup_c_learner(digits_dls(size=8), arch=partial(cifar_resnet, 8), cbs=cb, metrics=[Top2, ValueMetric(cb.score, 'score')])
+    learn.remove_cb(ProgressCallback)
+    assert learn.validate()[2]==1/6
 
 @pytest.mark.parametrize('metric', [Top2(), Top2All(), HeadAccuracy(0)], ids=plain)
 @pytest.mark.parametrize('kind', ['labels','numbers'])

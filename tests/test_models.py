@@ -286,5 +286,8 @@ def test_names_of_our_networks(depth, width):
     assert (f.args,f.keywords)==((depth,),dict(width=width))
     if depth<20: assert f(10).arch==f'fastmix/{name}'
 
+def test_a_network_of_ours_keeps_its_name():
+    assert multi_sample_model(resnet20(10), 2, 5).arch==resnet20(10).arch is not None
+
 def test_the_number_of_slots_by_position():
     assert resnet20(5, 3)(*torch.rand(3, 1,3,8,8)).shape==(1,3,5)

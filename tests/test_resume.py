@@ -89,6 +89,11 @@ def remembered(learn):
     return [*learn.model.state_dict().values(), *momenta, torch.stack(list(rec.losses)), values,
             torch.rand(3), *map(torch.tensor, numbers)]
 
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "A run that nothing interrupted"
+    return run(tmp_path_factory.mktemp('whole'))
+
 def same(a, b): return len(a.memory)==len(b.memory) and all(map(torch.equal, a.memory, b.memory))
 
 @pytest.mark.parametrize('kwargs', [
@@ -102,9 +107,8 @@ def test_learner(tmp_path, kwargs):
     run(tmp_path/'b', stop=3, resume=True, **kwargs)
     assert same(whole, run(tmp_path/'b', resume=True, **kwargs))
 
-def test_differs_without_resuming(tmp_path):
+def test_differs_without_resuming(tmp_path, whole):
     "The comparison can fail: another seed of the generators gives another training"
-    whole = run(tmp_path/'a')
     run(tmp_path/'b', stop=2)
     p = max((tmp_path/'b').iterdir())
     d = load_checkpoint(p)
@@ -112,8 +116,8 @@ def test_differs_without_resuming(tmp_path):
     torch.save(d, p)
     assert not same(whole, run(tmp_path/'b', resume=True))
 
-def test_in_the_same_session(tmp_path):
-    whole,learn = run(tmp_path/'a'),run(tmp_path/'b', stop=2)
+def test_in_the_same_session(tmp_path, whole):
+    learn = run(tmp_path/'b', stop=2)
     with learn.no_logging(): learn.fit(5, cbs=[Stop(None), Checkpoint(tmp_path/'b', resume=True)])
     learn.memory = remembered(learn)
     assert same(whole, learn)
@@ -226,10 +230,10 @@ def test_no_advice_to_run_code(broken_off):
     assert str(e.value).startswith(str(newest)) and 'weights_only' not in str(e.value)
 
 @pytest.mark.parametrize('leave', [lambda p: os.mkfifo(p), lambda p: p.mkdir()])
-def test_what_is_no_file(tmp_path, broken_off, leave):
+def test_what_is_no_file(broken_off, leave, whole):
     "A pipe would be waited for, a folder not be replaced"
     leave(broken_off/'checkpoint-00009.pt')
-    assert same(run(tmp_path/'a'), run(broken_off, resume=True))
+    assert same(whole, run(broken_off, resume=True))
 
 def test_weights_that_are_not_finite(tmp_path):
     "The loss of the last batch was, and the step after it spoiled the weights"
@@ -296,13 +300,13 @@ def test_other_data_is_refused(tmp_path):
     replace(folder)
     with pytest.raises(ValueError, match='other settings: data_digest='): fit()
 
-def test_the_one_before(tmp_path, broken_off, capsys):
+def test_the_one_before(broken_off, capsys, whole):
     cut(broken_off/'checkpoint-00002.pt')
     learn = run(broken_off, resume=True)
     out = capsys.readouterr().out
     assert 'checkpoint-00002.pt is no whole checkpoint' in out
     assert 'checkpoint-00001.pt is used' in out
-    assert same(run(tmp_path/'a'), learn)
+    assert same(whole, learn)
 
 def test_all_spoiled(broken_off):
     for p in broken_off.iterdir(): empty(p)
@@ -367,9 +371,9 @@ def test_within_a_fit(tmp_path):
     assert numbers(tmp_path/'c')==['00001','00002']
     assert load_learner(tmp_path/'model.pkl').dls.vocab
 
-def test_a_copy_is_no_checkpoint_of_the_run(tmp_path, broken_off):
+def test_a_copy_is_no_checkpoint_of_the_run(broken_off, whole):
     shutil.copy(broken_off/'checkpoint-00001.pt', broken_off/'checkpoint-best.pt')
-    assert same(run(tmp_path/'a'), run(broken_off, resume=True))
+    assert same(whole, run(broken_off, resume=True))
     assert (broken_off/'checkpoint-best.pt').exists()
 
 def test_loaders_of_pytorch(tmp_path):
@@ -608,21 +612,41 @@ def with_tfms(tfms):
     return dls
 
 def test_another_choice_of_pairs(tmp_path):
-    def train(partner, resume=False):
-        learn = mixup_c_learner(digits_dls(2, bs=256, size=8, partner=partner), arch=net(2), precision='fp32')
+    def train(resume=True, **kw):
+        learn = mixup_c_learner(digits_dls(2, bs=256, size=8, **kw), arch=net(2), precision='fp32')
         learn.remove_cb(ProgressCallback)
         with learn.no_logging(): learn.fit(1, cbs=Checkpoint(tmp_path, resume=resume))
-    train('any')
-    with pytest.raises(ValueError, match="other settings: partner=.*other_class"): train('other_class', resume=True)
+    train(resume=False)
+    train()
+    for kw,said in ((dict(partner='other_class'), "partner=.*'other_class', 0"), (dict(pair_seed=7), "partner=.*'any', 7"),
+                    (dict(n=1000), 'order=.*1000'), (dict(drop_last=False), 'order=.*False, False')):
+        with pytest.raises(ValueError, match=f'other settings: {said}'): train(**kw)
 
 def test_a_log_makes_its_folder(tmp_path):
     small_learner(tmp_path/'a', epochs=1, cbs=[RunLog(tmp_path/'new'/'log', {})])
     assert (tmp_path/'new'/'log'/'run.json').exists()
 
 def test_a_log_of_a_metric_of_several_numbers(tmp_path):
-    small_learner(tmp_path/'a', epochs=2, metrics=F1Score(labels=range(10), average=None), cbs=[RunLog(tmp_path, {})])
-    table = pd.read_csv(tmp_path/'metrics.csv')
+    def fit(name, **kw):
+        metric = F1Score(labels=range(10), average=None)
+        small_learner(tmp_path/name, epochs=2, metrics=metric, cbs=[RunLog(tmp_path/f'log {name}', {})], **kw)
+        return tmp_path/f'log {name}'/'metrics.csv'
+    table = pd.read_csv(fit('a'))
     assert len(table)==2 and all(len(json.loads(v))==10 for v in table.f1_score)
+    fit('b', stop=1)
+    assert fit('b', resume=True).read_bytes()==fit('a2').read_bytes()
+
+def test_a_log_leaves_other_files_alone(tmp_path):
+    (tmp_path/'metrics.csv').write_text('mine')
+    with pytest.raises(ValueError, match='expected that of a run, or a new one'):
+        small_learner(tmp_path/'a', epochs=1, cbs=[RunLog(tmp_path, {})])
+    assert (tmp_path/'metrics.csv').read_text()=='mine' and not (tmp_path/'run.json').exists()
+
+def test_a_log_without_times(tmp_path):
+    class NoTime(Callback):
+        def before_fit(self): self.recorder.add_time = False
+    small_learner(tmp_path/'a', epochs=1, metrics=accuracy, cbs=[NoTime(), log := RunLog(tmp_path, {})])
+    assert list(log.figures)==['train_loss','valid_loss','accuracy']
 
 class Average(Callback):
     "Average the weights over the training"
