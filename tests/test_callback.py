@@ -654,12 +654,6 @@ def test_the_same_image_in_all_slots_as_often_as_asked(pairs):
         assert torch.equal(equal, ys[0]==ys[1]) and lo<=equal.float().mean()<=hi
         assert torch.equal(xs[0], xb[0])
 
-def test_validation_is_neither_repeated_nor_the_same_in_all_slots():
-    cb = MixupC(same=1., repeats=3, mix_valid=True)
-    cb.learn = SimpleNamespace(training=False)
-    x,y = torch.arange(8).float()[:,None,None,None],torch.arange(8)
-    xs,_,mixed = cb.mix_batch((x,), (y,), partial(keyed_rng, 0))
-    assert len(xs[0])==8 and not (mixed.idx[1]==mixed.idx[0]).all()
 
 def test_repetition_trains_and_bad_values_are_named():
     model = multi_sample_model(net(), 2, 3)
@@ -913,7 +907,7 @@ def test_the_loss_of_a_training_batch_is_the_written_formula(rule, partner):
     assert len(came)==3
     for got,want in came: assert got==pytest.approx(want, rel=1e-5)
 
-def test_labels_in_validation_are_never_random():
+def test_validation_is_neither_repeated_nor_the_same_in_all_slots_nor_random():
     cb = MixupC(same=1., repeats=3, random_label=1, mix_valid=True)
     cb.learn = SimpleNamespace(training=False, dls=SimpleNamespace(c=1000))
     x,y = torch.arange(8).float()[:,None,None,None],torch.arange(8)

@@ -665,7 +665,7 @@ def test_loaders_that_are_refused():
     with pytest.raises(ValueError, match='validation set: expected at least one image'): mixup_learner(alone)
 
 def test_precision_has_one_callback():
-    with pytest.raises(ValueError, match="cbs: MixedPrecision: expected precision='fp16'"): mixup_learner(digits_dls(1), cbs=MixedPrecision())
+    with pytest.raises(ValueError, match="cbs: MixedPrecision: expected precision='fp16'"): mixup_learner(digits_dls(1, size=8), cbs=MixedPrecision())
     learn = mixup_learner(digits_dls(1, size=8), arch=tiny, precision='bf16')
     assert learn.to_fp16() is learn
     cb, = learn.cbs.filter(risinstance(MixedPrecision))

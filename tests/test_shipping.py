@@ -237,11 +237,11 @@ def test_onnx(n, tmp_path):
     learn.fit(1) # the learner goes on
 
 def test_onnx_says_what_it_is(tmp_path):
-    learn = make(tmp_path, arch=resnet20)
+    learn = make(tmp_path)
     learn.save_weights(seed=3)
     a,b = [learn.export_onnx(f'model.{v}') for v in ('v1','v2')]
     assert (a.name,b.name)==('model.v1.onnx','model.v2.onnx') and files(tmp_path).count('model.v1.onnx')==1
-    want = dict(arch='fastmix/resnet20', vocab=vocab, n_samples=2, n_heads=2, settings={'seed':3}, slot_scale=None)
+    want = dict(arch='fastmix/resnet8', vocab=vocab, n_samples=2, n_heads=2, settings={'seed':3}, slot_scale=None)
     config = onnx_config(a)
     assert {k:config[k] for k in want}==want
 
@@ -268,7 +268,7 @@ def test_onnx_that_cannot_be(tmp_path):
 @pytest.mark.parametrize('n_heads', [None,1])
 def test_a_loaded_learner_ships_as_well(n_heads, tmp_path):
     "Its loaders are empty, so there is no batch to look at"
-    learn = make(tmp_path, arch=resnet20, n_heads=n_heads)
+    learn = make(tmp_path, n_heads=n_heads)
     learn.export(tmp_path/'l.pkl')
     other,x = load_learner(tmp_path/'l.pkl'),torch.rand(2,3,1,8,8)
     other.path = tmp_path
