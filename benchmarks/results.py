@@ -85,7 +85,8 @@ def write(
     from fastmix.processes import write_json # not needed to compare
     path = Path(path)
     old = read(path)['rows'] if path.exists() else []
-    merged = {key(r): r for r in [*old, *rows]}
+    new = [dict(r, date=m['date']) for r in rows] # the kept ones are older than what `m` says
+    merged = {key(r): r for r in [*old, *new]}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, dict(machine=m, rows=list(merged.values())))
 

@@ -149,10 +149,11 @@ def _families(scale, seed):
             'mixup-C': heads(scale, seed),
             'norm': heads(scale, seed, norm=2),
             # For single images the schedule counted for more than the mixing (claim `recipe`)
-            'width 2, half the epochs, norm, one cycle': heads(scale, seed, norm=2, one_cycle=True, **half),
             'norm, one cycle': heads(scale, seed, norm=2, one_cycle=True),
             'one cycle': heads(scale, seed, one_cycle=True), # what the schedule gives alone
             'ERM, one cycle': run(scale, seed, 'erm', one_cycle=True),
+            'twice the epochs, norm, one cycle': heads(scale, seed, norm=2, one_cycle=True, epochs=2*whole),
+            'width 2, half the epochs, norm, one cycle': heads(scale, seed, norm=2, one_cycle=True, **half),
             'width 2, half the epochs, norm': heads(scale, seed, norm=2, **half),
             'same .6, fading': heads(scale, seed, same=.6, fade=0), # from the first epoch on
             'width 2, half the epochs, same .6, fading': heads(scale, seed, same=.6, fade=0, **half),

@@ -211,7 +211,7 @@ def check_metrics(
 ):
     "Refuse metrics that fail on such predictions and targets"
     fits = dict(classes='accuracy', labels='accuracy_multi', numbers='rmse')[kind]
-    for m in learn.metrics.filter(risinstance(ValueMetric), negate=True): # they need a training
+    for m in L(learn.metrics).filter(risinstance(ValueMetric), negate=True): # which need a fit
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')

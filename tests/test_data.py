@@ -5,6 +5,8 @@ from fastai.vision.all import *
 from fastmix.all import *
 from fastmix.data import Slots, other_class_permutation
 from fastmix import memory
+from fastmix.distributed import RankTrainer
+from types import SimpleNamespace
 from fastmix.reading import image_files
 
 for o in [o for o in dir() if o.startswith('test')]: del globals()[o] # fastcore's, which pytest would take for tests
@@ -233,6 +235,17 @@ def test_distributed(path, memory, monkeypatch):
     if memory: dls = in_memory(dls)
     parts = [labels(DistributedDL(dls.valid, rank=r, world_size=2)) for r in (0,1)]
     assert torch.equal(torch.cat(parts), labels(dls.valid))
+
+def test_an_image_is_not_left_out_by_one_process_alone(path):
+    dls = make(path, skip_bad=True)
+    trainer = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device('cpu')))
+    assert dls.train.skip_bad and not RankTrainer._wrap_dl(trainer, dls.train).dl.skip_bad
+
+def test_files_that_the_system_keeps_count_as_free_memory(tmp_path, monkeypatch):
+    container = dict(max='1000', current='900', stat='anon 100\nfile 750\ninactive_file 400\nactive_file 300\n')
+    for k,v in container.items(): (tmp_path/f'memory.{k}').write_text(v)
+    monkeypatch.setattr(memory, 'Path', lambda o: tmp_path/Path(o).name)
+    assert next(memory._limits())==800
 
 def test_pad_crop_places_are_uniform():
     x = TensorImage(torch.arange(1, 26, dtype=torch.uint8).reshape(1,1,5,5).expand(9000,1,5,5))
