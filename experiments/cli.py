@@ -38,14 +38,15 @@ def work(
     while True:
         done = results.read(file)
         all_runs = runs.runs_of(claim, scale, done)
-        todo = [k for k in all_runs if k not in results.finished(file)]
+        finished = results.finished(done)
+        todo = [k for k in all_runs if k not in finished]
         # Timings come last, and not beside a training of the claim that another process is busy with
         trainings = [k for k in todo if all_runs[k].get('kind')!='speed']
         free = next((k for k in trainings or todo if k not in busy), None)
         if free is None: break
         with results.Claim(folder/'unfinished'/free) as mine:
             if not mine: busy.add(free)
-            elif free not in results.finished(file):
+            elif free not in results.finished(results.read(file)):
                 start,s = time.time(),all_runs[free]
                 n_done = len(all_runs)-len(todo)
                 print(f'{n_done} of {len(all_runs)} runs done; now {free}:', s, flush=True)
@@ -75,8 +76,8 @@ def several(n, args):
         train.images(runs.scales[args.scale]['data'], 1)
     ps = [subprocess.Popen(cmd, env=env) for _ in range(n)]
     done = [p.wait() for p in ps]
-    file = args.results/f'{args.scale}.jsonl'
-    left = set(runs.runs_of(args.claim, args.scale, results.read(file))) - results.finished(file)
+    made = results.read(args.results/f'{args.scale}.jsonl')
+    left = set(runs.runs_of(args.claim, args.scale, made)) - results.finished(made)
     return int(any(done) or bool(left))
 
 def main(

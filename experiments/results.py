@@ -22,10 +22,10 @@ def read(
     return done
 
 def finished(
-    path # A file of JSON lines; it need not exist
+    done:dict # From `read`
 )->set: # Keys of runs
     "The runs that need not be made again: those of which no figure is void"
-    return {k for k,d in read(path).items() if 'void' not in d}
+    return {k for k,d in done.items() if 'void' not in d}
 
 def append(
     path, # A file of JSON lines

@@ -125,7 +125,7 @@ def check_device(
     except (RuntimeError, TypeError): d = None
     if d is None: raise ValueError(f"device={device!r}: expected a device, such as 'cpu' or 'cuda'")
     if d.type=='cuda' and (d.index or 0)>=torch.cuda.device_count():
-        raise ValueError(f"device={device!r}: expected 'cpu', as PyTorch finds no such GPU here")
+        raise ValueError(f"device={device!r}: expected 'cpu', as PyTorch finds no such GPU")
     return d
 
 _own = 'n_samples','partner','pair_seed','skip_bad' # keywords that fastai does not have
@@ -419,9 +419,8 @@ def normalize_as(
     dls:DataLoaders, # They are changed, unless they normalize already
     net:nn.Module # A pretrained network
 ):
-    "Normalize the images as the weights of `net` expect it, timm's by their own statistics"
+    "Normalize the images as the weights of `net` expect it"
     if dls.after_batch.fs.filter(risinstance(Normalize)): return
-    cfg = getattr(net, 'default_cfg', {}) # timm's
-    mean,std = cfg.get('mean', imagenet_stats[0]),cfg.get('std', imagenet_stats[1])
-    dls.add_tfms([Normalize.from_stats(mean, std)], 'after_batch')
+    cfg = dict(zip(('mean','std'), imagenet_stats)) | getattr(net, 'default_cfg', {}) # timm's
+    dls.add_tfms([Normalize.from_stats(cfg['mean'], cfg['std'])], 'after_batch')
     dls.to(dls.device) # with these statistics

@@ -46,7 +46,8 @@ def digits_dls(
                        batch_tfms=PadCrop(max(1, size//16), flip=False))
     items = list(range(len(_digits()[1])))
     # No processes for images that are in memory already
-    kwargs = dict(num_workers=0) | kwargs | dict(n_samples=n_samples, bs=bs, device=device)
+    kwargs.setdefault('num_workers', 0)
+    kwargs.update(n_samples=n_samples, bs=bs, device=device)
     return in_memory(MultiSampleDataLoaders.from_dblock(dblock, items, **kwargs), device)
 
 # %% ../nbs/13_datasets.ipynb #914567ad

@@ -91,7 +91,7 @@ def distrib_ctx(self:MixupLearner,
 # %% ../nbs/14_learner.ipynb #5c8a8a9c
 @patch
 def to_fp16(self:MixupLearner, **kwargs):
-    "Train in fp16 instead of the precision that the learner has; `kwargs` are for `GradScaler`"
+    "Train in fp16 in place of the learner's precision; `kwargs` are for `GradScaler`"
     return self.remove_cb(MixedPrecision).add_cb(DevicePrecision(amp_mode='fp16', **kwargs))
 
 @patch
@@ -325,7 +325,7 @@ class Head(GetAttr):
         probs = ifnone(act, loss.activation)(pred)
         res = [tuplify(xs)[self.i]]*with_input + [probs, y]
         if with_decoded: res += loss.decodes(probs)
-        if with_loss: res.append(unreduced(loss.func)(pred.to(device), y.to(device)).cpu())
+        if with_loss: res.append(unreduced(loss.func)(*to_device((pred,y), device)).cpu())
         return tuple(res)
 
 # %% ../nbs/14_learner.ipynb #a41c07be
@@ -340,9 +340,10 @@ class HeadInterpretation(ClassificationInterpretation):
         "As in fastai; the `items` are those of the head's slot"
         losses,idx = super().top_losses(k, largest)
         if not items: return losses,idx
-        rows = getattr(self.learn.pairs.items, 'iloc', L(self.learn.pairs.items))[idx]
+        found = self.learn.pairs.items
+        rows = getattr(found, 'iloc', L(found))[idx]
         if not isinstance(first(rows), Slots) and self.learn.i:
-            raise ValueError('items=True: expected loaders of pairs, a batch drew these partners')
+            raise ValueError('items=True: expected loaders of pairs')
         return losses,idx,L(rows).map(lambda o: o[self.learn.i] if isinstance(o, Slots) else o)
 
 # %% ../nbs/14_learner.ipynb #107615e7

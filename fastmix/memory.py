@@ -281,7 +281,7 @@ def decoded(
         left_out = decode_all(d, out, skip_bad)
         return out[:n-len(left_out)].as_subclass(type(x)),left_out
     key = cache_key(d)
-    with no_random(): # else the first start of a program would draw more numbers than the next one
+    with no_random(): # else a first start would draw more of them than a later one
         res = from_cache(d, folder, key)
         if res is None or res[1] and not skip_bad: # a cache without images that are wanted now
             check_room(n, x, torch.device('cpu'), folder)

@@ -109,7 +109,7 @@ class DevicePrecision(MixedPrecision):
     name = 'mixed_precision' # by which `to_fp32` and `load_learner` know it
     _stateattrs = 'autocast','entered'
     entered = False
-    leave_fit = MixedPrecision.after_fit # no scaler of an interrupted step, which cannot be pickled
+    leave_fit = MixedPrecision.after_fit # an interrupted step's scaler does not pickle
 
     def settings(self): return dict(amp_mode=AMPMode(self.amp_mode).value)
 

@@ -121,11 +121,11 @@ def test_a_run_with_a_void_figure_is_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, 'do', fake)
     f,(key,*others) = tmp_path/'cpu.jsonl',runs.runs_of('fig4', 'cpu')
     for k in (key,*others): results.append(f, dict(key=k, figures={}) | (dict(void='head_0: misread') if k==key else {}))
-    assert results.finished(f)=={*others} and set(results.read(f))=={key,*others}
+    assert results.finished(results.read(f))=={*others} and set(results.read(f))=={key,*others}
     shown = report.at_scale('fig4', 'cpu', results.read(f))
     assert shown.endswith('Runs to be made again: 1. Void: head_0: misread.')
     assert cli.work('fig4', 'cpu', tmp_path)==0 and len(f.read_text().splitlines())==4
-    assert results.finished(f)=={key,*others} and 'void' not in results.read(f)[key]
+    assert results.finished(results.read(f))=={key,*others} and 'void' not in results.read(f)[key]
     assert 'Void' not in report.at_scale('fig4', 'cpu', results.read(f))
 
 def test_a_single_image_is_as_bright_as_in_training():
