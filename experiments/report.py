@@ -69,15 +69,15 @@ findings = dict(
                 '26.7%). Fine-tuned, all mixed networks are between 4.8 and 7.9%: X, XL and L better than before, mixup and two-headed C worse. '
                 'In a short training (scale `cpu`) fine-tuning improves every mixed network but one softmax, which is not decided; '
                 'X and XL most of all (from 16 and 15% to 3%).',
-    recipe='Mixup or CutMix until 80% of the epochs, with one cycle, is 0.7 points better than the best training without mixing (81.4 '
-           'against 80.6% of the test images at scale `mid`, three seeds, which decide that it is better), and 0.8 with mirror images for '
+    recipe='Mixup or CutMix until 80% of the epochs, with one cycle, is 0.7 points better than the best training without mixing (81.35 '
+           'against 80.62% of the test images at scale `mid`, three seeds, which decide that it is better), and 0.8 with mirror images for '
            'both; the aim of one point is not decided. These two are the best of twelve candidates with 100 epochs each, by 5,000 '
            'held-out images and one seed, so that less than a point between two candidates may be chance; one softmax, and mixing with '
            'Jordan\'s settings, were not among them. The schedule counts for more than the mixing: there one cycle gives ERM 81.1 where the steps of the '
            'paper give 79.9%, and mixup 81.5 where they give 80.1%; fine-tuning within the same epochs ends at 80.0% for mixup, 79.9% '
            'for X and 77.8% for two-headed C.',
     throughput='In a long training of few images (scale `mid`, one seed, which decides nothing) it is not: a ResNet-8 for single images '
-               'classifies 76.1% correctly and answers for 1.37 times as many images per second as a ResNet-20 of two slots, which '
+               'classifies 76.1% correctly and classifies 1.37 times as many images per second as a ResNet-20 of two slots, which '
                'classifies 73.4%. Deeper and wider networks of two slots were timed, but not trained yet.',
     two_heads="In a short training (scale `cpu`, one seed, which decides nothing) none of the nine variants that were run gives more than "
               "mixup-C's 47.1% per slot, and all stay far below ERM's 67.7%. Input repetition helps single images instead: the same image in "
@@ -313,7 +313,7 @@ def load(
     return {sc: results.read(Path(folder)/f'{sc}.jsonl') for sc in ('paper','mid','cpu')}
 
 about = """Accuracies are of the last epoch, in percent, mean ± standard deviation over seeds. CIFAR-10 is a JPEG-coded copy in
-fastai's layout, so expect them a little under those of the original pixels. Training accuracies are those of the batches as
+fastai's layout; what the coding costs was not measured. Training accuracies are those of the batches as
 they were trained on. No setting was chosen by test images, but for later variants of two heads, and
 momentum and schedule of the pretrained network (chosen for ERM, by 2,000 of its 4,000 test images). A machine without
 instructions for bfloat16 computes in float32; the machines and precisions behind each scale are named. Scale `paper` is the paper's training. Scale `mid` has its epochs and

@@ -38,7 +38,8 @@ def _check_settings(s):
             raise ValueError(f"data={s.data!r}: expected 'digits', 'cifar10' or a folder of images")
         s.data = str(Path(s.data).resolve())
     for k,names in choices.items(): check_choice(k, getattr(s, k), names)
-    for k in ('epochs','bs','size','n_samples'): check_int(k, getattr(s, k), 1)
+    for k in ('epochs','bs','size'): check_int(k, getattr(s, k), 1)
+    check_int('n_samples', s.n_samples, 1 if s.method in ('erm','mixup_c') else 2)
     check_int('seed', s.seed, 0, 2**32-1)
     if kind=='cifar10' and s.size!=32: raise ValueError(f'size={s.size}: expected 32 for cifar10')
     check_number('lr', s.lr, 1e-12)
@@ -53,7 +54,7 @@ class Settings(BasicRepr):
     "The settings of `fastmix-train`, checked"
     def __init__(self,
         data:str='digits', # 'digits', 'cifar10', or a folder of images with a folder per class
-        method:str='mixup_c', # mixup, mixup_c, _x, _l, _xl or _cutmix; sample_pairing; erm
+        method:str='mixup_c', # erm, sample_pairing, mixup; mixup_ with x, l, xl, c or cutmix
         arch:str=None, # resnet20, 32, 44, 56 or 110. Default: depends on the data
         epochs:int=None, # Number of epochs. Default: 40, for cifar10 100
         bs:int=None, # Batch size of each process. Default: their share of 64, for cifar10 of 256
@@ -198,7 +199,9 @@ def _watchers(s, path): # callbacks for those who look on
     if s.wandb and not _rank():
         import wandb
         from fastai.callback.wandb import WandbCallback
-        wandb.init(project='fastmix', name=path.name, dir=path.resolve(), config=run_settings(s))
+        how = dict(name=path.name, dir=path.resolve(), config=run_settings(s))
+        try: wandb.init(project='fastmix', **how)
+        except wandb.Error as e: raise ValueError(f'wandb=True: {last_line(e)}') from e
         cbs.append(WandbCallback(log_preds=False, log_model=False))
     return cbs
 

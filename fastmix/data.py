@@ -87,13 +87,11 @@ def _knows(self:SlotPipeline, f, o): # whether transform `f` has a method for th
 @patch
 def _normalize(self:SlotPipeline, b, to_float, norm): # both at once, in the memory of one tensor
     mean,scale = norm.mean*to_float.div,1/(norm.std*to_float.div)
-    res = []
-    for o in b:
-        if isinstance(o, TensorImage):
-            o = o.as_subclass(Tensor).float().sub_(mean).mul_(scale).as_subclass(type(o))
-        elif isinstance(o, TensorMask): o = to_float(o)
-        res.append(o)
-    return tuple(res)
+    def one(o):
+        if type(o) in (TensorImage,TensorImageBW):
+            return o.as_subclass(Tensor).float().sub_(mean).mul_(scale).as_subclass(type(o))
+        return first(self._transform(self._transform((o,), to_float), norm)) # maybe a user's type
+    return tuple(map(one, b))
 
 # %% ../nbs/11_data.ipynb #0a1c2da1
 def other_class_permutation(
@@ -368,9 +366,9 @@ class MultiSampleDataBlock(DataBlock):
         super().__init__(blocks=blocks, dl_type=MultiSampleDL, **kwargs)
         self.dls_kwargs.update(slots)
 
-    def dataloaders(self, source, **kwargs):
+    def dataloaders(self, source, path='.', **kwargs):
         "Create `MultiSampleDataLoaders` from `source`"
-        return MultiSampleDataLoaders.from_dblock(self, source, **kwargs)
+        return MultiSampleDataLoaders.from_dblock(self, source, path=path, **kwargs)
 
     def weighted_dataloaders(self, *args, **kwargs):
         "Not for slots: weights belong to single samples"
@@ -381,6 +379,7 @@ class MultiSampleDataBlock(DataBlock):
 @delegates(DataLoaders.test_dl)
 def test_dl(self:MultiSampleDataLoaders,
     test_items, # Files, or whatever else the data set is made from
+    *args, # As in fastai
     pairs:bool=False, # Whether each item is an N-tuple that fills the slots in order
     process=None, # Not used; fastai's `Interpretation` passes it
     **kwargs
@@ -392,7 +391,7 @@ def test_dl(self:MultiSampleDataLoaders,
             if len(L(o))!=n: raise ValueError(f'{o}: expected {n} files, one for each slot')
         test_items = list(itertools.chain(*test_items))
         if isinstance(first(test_items), pd.Series): test_items = pd.DataFrame(test_items)
-    try: return DataLoaders.test_dl(self, test_items, **kwargs)
+    try: return DataLoaders.test_dl(self, test_items, *args, **kwargs)
     except AssertionError as e: # of an item's type
         raise ValueError(f'expected images or their files, {last_line(e)}') from e
 
@@ -410,7 +409,8 @@ def slot_dls(
     n:int # Number of slots N
 )->DataLoaders:
     "The same loaders with `n` slots"
-    if getattr(dls, 'n_samples', 1)==n: return dls
+    pairs_known = n==1 or isinstance(dls, MultiSampleDataLoaders)
+    if pairs_known and getattr(dls, 'n_samples', 1)==n: return dls
     loaders = [with_slots(dl, n) for dl in dls.loaders]
     return MultiSampleDataLoaders(*loaders, path=dls.path, device=dls.device)
 

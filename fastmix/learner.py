@@ -50,7 +50,7 @@ class MixupLearner(Learner):
         finally: self._last_word('leave_batch')
 
     def all_batches(self):
-        if not len(getattr(self.dl, 'dataset', self.dl)):
+        if not operator.length_hint(getattr(self.dl, 'dataset', self.dl), 1): # a stream has none
             raise ValueError('data: expected at least one image, there is none; a learner from '
                              '`load_learner` brings none, give it loaders: `learn.dls = dls`')
         try: super().all_batches()
@@ -107,14 +107,11 @@ class MultiSampleLearner(MixupLearner):
         self.xb,self.yb = b[:i],b[i:]
 
 # %% ../nbs/14_learner.ipynb #5d1c07aa
-def _meaning_of(learn): # what predictions mean, under a loss of PyTorch too
-    return HeadsLoss(loss_of_one(learn), getattr(learn.model, 'n_samples', 1))
-
 @patch
 def show_results(self:MixupLearner, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwargs):
     "Show some predictions on the `ds_idx`-th dataset or `dl`, slots side by side"
     if dl is None: dl = self.dls[ds_idx].new(shuffle=shuffle)
-    batches,meaning = L([dl.one_batch()]),_meaning_of(self)
+    batches,meaning = L([dl.one_batch()]),meaning_of(self)
     batches.n_inp = dl.n_inp # by which `_split` knows its slots
     xs,probs,ys = self.get_preds(dl=batches, with_input=True, act=meaning.activation)
     dl = with_slots(dl, meaning.n)
@@ -123,10 +120,10 @@ def show_results(self:MixupLearner, ds_idx=1, dl=None, max_n=9, shuffle=True, **
 # %% ../nbs/14_learner.ipynb #d042dff8
 @patch
 @delegates(Learner.tta)
-def tta(self:MixupLearner, ds_idx=1, dl=None, **kwargs):
+def tta(self:MixupLearner, ds_idx=1, dl=None, n=4, **kwargs):
     "fastai's `tta`, with the same pairs each time"
     if dl is None: dl = self.dls[ds_idx].new(shuffle=False, drop_last=False)
-    return super(MixupLearner, self).tta(dl=dl, **kwargs)
+    return super(MixupLearner, self).tta(dl=dl, n=n, **kwargs)
 
 # %% ../nbs/14_learner.ipynb #d253b620
 def _model_for(dls, arch, n_samples, n_heads, pretrained): # on the device of the loaders
@@ -225,7 +222,7 @@ def mixup_c_learner(
 @delegates(slots_learner, but='cls,title,n_samples,n_heads')
 def mixup_learner(
     dls, # Loaders of one image per sample
-    mix=None, # A mixing callback, as `MixupX()`; `None`: no mixing, ERM
+    mix=None, # A mixing callback such as `MixupX()`; `None`: no mixing, ERM
     arch=resnet56, # Network: see `make_model`
     metrics=None, # Any of fastai's or ours; `None`: see `default_metrics`
     cbs=None, # More callbacks; a `StepDecay` replaces the paper's schedule
@@ -235,12 +232,12 @@ def mixup_learner(
     check_keywords(kwargs, signature(mixup_learner).parameters, 'mixup_learner')
     if isinstance(mix, type): mix = mix()
     if mix is not None and not isinstance(mix, (Mix,MixChoice)):
-        raise ValueError(f'mix={mix!r}: expected a mixing callback, as MixupX()')
-    own = getattr(dls, 'n_samples', 1)
-    if own>1: raise ValueError(f'loaders of {own} slots: expected 1')
-    mixed = getattr(mix, 'mix_valid', False)
-    if metrics is None: metrics = default_metrics(target_kind(dls), mixed=mixed)
-    title = 'ERM' if mix is None else type(mix).__name__
+        raise ValueError(f'mix={mix!r}: expected a mixing callback such as MixupX()')
+    if (n := getattr(dls, 'n_samples', 1))>1: raise ValueError(f'loaders of {n} slots: expected 1')
+    rule = ifnone(mix, first(_callbacks(cbs), risinstance((Mix,MixChoice))))
+    if metrics is None:
+        metrics = default_metrics(target_kind(dls), mixed=getattr(rule, 'mix_valid', False))
+    title = 'ERM' if rule is None else type(rule).__name__
     kwargs.update(metrics=metrics, cbs=L(mix)+L(cbs))
     return slots_learner(MixupLearner, dls, arch, 1, 1, title, **kwargs)
 
@@ -250,12 +247,12 @@ def _slot_preds(learn, items, **kwargs): # of tuples of images, an image per slo
     if n==1: items = [im for im, in items]
     else: kwargs['pairs'] = True
     dl = slot_dls(learn.dls, n).test_dl(items, num_workers=0, **kwargs)
-    act = _meaning_of(learn).activation
+    act = meaning_of(learn).activation
     with learn.no_bar(): xs,probs,_ = learn.get_preds(dl=dl, with_input=True, act=act)
     return dl,tuplify(xs),probs
 
 def _answers(learn, probs): # label, class number, probabilities for each row of `[m,c]`
-    decoded, = HeadsLoss(loss_of_one(learn), 1).decodes(probs)
+    decoded, = HeadsLoss(meaning_of(learn).func, 1).decodes(probs)
     to_label = learn.dls.train_ds.tls[-1].decode # a class, labels over the threshold, or numbers
     return L((to_label(d), d, p) for d,p in zip(decoded, probs))
 
@@ -298,12 +295,12 @@ def predict(self:MixupLearner,
     n = getattr(self.model, 'n_samples', 1)
     one = n==1 or not isinstance(item, (tuple,list,L))
     if not one and len(item)!=n:
-        raise ValueError(f'{len(item)} images came: expected n_samples={n}, or one')
+        raise ValueError(f'got {len(item)} images: expected n_samples={n}, or one')
     items = [(item,)*n if one else tuple(item)]
     dl,xs,probs = _slot_preds(self, items, rm_type_tfms=rm_type_tfms)
     if one: res = _answers(self, probs.mean(1) if n>1 and probs.ndim>2 else probs)[0]
     else:
-        classes = _meaning_of(self).decodes(probs)
+        classes = meaning_of(self).decodes(probs)
         to_label = self.dls.train_ds.tls[-1].decode
         res = tuple(to_label(c[0]) for c in classes),torch.cat(classes),probs[0]
     if not with_input: return res
@@ -355,7 +352,7 @@ def interpret(self:MixupLearner,
     act=None # As in `ClassificationInterpretation.from_learner`
 )->HeadInterpretation:
     "fastai's `ClassificationInterpretation` for head `i`"
-    n,n_heads = self.model.n_samples,self.model.n_heads
+    n,n_heads = (getattr(self.model, k, 1) for k in ('n_samples','n_heads'))
     if n>n_heads: raise ValueError(f'a network of n_heads={n_heads}: expected a head per slot')
     kind = target_kind(self.dls)
     if kind!='classes':
@@ -399,8 +396,10 @@ def fine_tune_single(self:Learner,
     check_int('epochs', epochs, 1)
     n = getattr(self.model, 'n_samples', 1)
     if n>1: raise ValueError(f'a network of n_samples={n}: expected 1, call to_single() first')
+    if lr is None and isinstance(self.lr, slice):
+        raise ValueError(f'lr=None: expected a rate, as the learner has {self.lr}')
     self.remove_cbs(self.cbs.filter(risinstance((MixBase,MixHandler))))
     self.unfreeze()
-    lr = ifnone(lr, self.lr/10)
+    if lr is None: lr = self.lr/10
     if not isinstance(lr, slice): check_number('lr', lr, 0)
     self.fit(epochs, lr=lr, reset_opt=True, **kwargs)

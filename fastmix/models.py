@@ -48,10 +48,10 @@ class MultiSample(nn.Module, PyTorchModelHubMixin, library_name='fastmix'):
     )->Tensor: # Logits `[b,n_heads,c]`, or `[b,c]` for one head
         "Classify the image of every slot"
         n,n_in = self.n_samples,self.n_in
-        if len(xs) not in (1,n): raise ValueError(f'{len(xs)} images came: expected '
+        if len(xs) not in (1,n): raise ValueError(f'got {len(xs)} images: expected '
             f'n_samples={n}, or one tensor with their channels stacked')
         x = xs[0] if len(xs)==1 else torch.cat(xs, 1)
-        if x.shape[1]!=n*n_in: raise ValueError(f'images of {x.shape[1]} channels in all came: '
+        if x.shape[1]!=n*n_in: raise ValueError(f'got images of {x.shape[1]} channels in all: '
             f'expected n_samples * n_in = {n} * {n_in}')
         return self.net(x if self.slot_scale is None else x*self.slot_scale)
 

@@ -94,6 +94,7 @@ def show_batch(self:Learner, **kwargs):
 
 # %% ../nbs/15_show.ipynb #1f5afdd2
 def _name(y, vocab): # of one sample's target: a class, several of them, or numbers
+    if y.ndim>1: return f'{[*y.shape]}' # a mask
     if vocab is None or (y.ndim==0 and y.is_floating_point()) or y.shape not in ((),(len(vocab),)):
         return ', '.join(f'{v:.3g}' for v in y.flatten().tolist())
     if y.ndim==0: return str(vocab[int(y)])
@@ -154,11 +155,13 @@ def show_mixed(self:Learner,
     try: pics,mixed = _mixture_pictures(self, cb, seed)
     finally: self.training = was
     rows,cols = min(max_n, len(pics[0])),len(pics)
+    vocab = getattr(self.dls, 'vocab', None)
+    if isinstance(first(L(vocab)), CategoryMap): vocab = vocab[0] # of the first target
     blended = not isinstance(cb, MixupC)
     figsize = ifnone(figsize, (1.8*cols, 2*rows))
     _,axs = subplots(rows, cols, figsize=figsize, layout='constrained')
     for i,row in enumerate(axs.reshape(rows, cols)):
-        titles = mixture_titles(mixed, i, cb.n_samples, getattr(self.dls, 'vocab', None), blended)
+        titles = mixture_titles(mixed, i, cb.n_samples, vocab, blended)
         _draw_mixture(row, [p[i] for p in pics], titles, blended)
 
 # %% ../nbs/15_show.ipynb #d6635ff8

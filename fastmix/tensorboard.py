@@ -9,6 +9,7 @@ __all__ = ['SlotsTensorBoardCallback']
 from fastai.vision.all import *
 from fastai.callback.tensorboard import TensorBoardCallback
 from .data import with_slots
+from .losses import meaning_of
 from .processes import *
 
 # %% ../nbs/17_tensorboard.ipynb #9ec72c83
@@ -35,12 +36,13 @@ class SlotsTensorBoardCallback(TensorBoardCallback):
 # %% ../nbs/17_tensorboard.ipynb #321ddeea
 @patch
 def after_epoch(self:SlotsTensorBoardCallback):
-    preds,self.log_preds = self.log_preds,False
-    TensorBoardCallback.after_epoch(self)
-    self.log_preds = preds
-    if not preds or num_distrib()>1: return # others would have to take part in the batch
+    names,log = self.recorder.metric_names,self.recorder.log
+    if len(log)<len(names): return # of `validate`, which has no training loss
+    for nm,v in zip(names[2:-1], log[2:-1]):
+        if v is not None and np.ndim(v)==0: self.writer.add_scalar(nm, v, self.train_iter)
+    if not self.log_preds or num_distrib()>1: return # others would have to take part in the batch
     self.learn.one_batch(0, self.dls.valid.one_batch())
-    act,decode = (getcallable(self.loss_func, o) for o in ('activation','decodes'))
-    dl = with_slots(self.dls.valid, len(self.xb))
-    dl.show_results(self.xb+self.yb, decode(act(self.pred)), max_n=self.n_preds)
+    dl,meaning = with_slots(self.dls.valid, len(self.xb)),meaning_of(self.learn)
+    answers = meaning.decodes(meaning.activation(self.pred))
+    dl.show_results(self.xb+self.yb, answers, max_n=self.n_preds)
     self.writer.add_figure('Sample results', plt.gcf(), self.train_iter) # which closes it

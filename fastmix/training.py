@@ -45,7 +45,7 @@ def optimizer_and_rate(
 )->tuple: # Optimizer, rate, and whether it is the paper's optimizer
     "What a network is trained with, where nothing else is given"
     opt_func = ifnone(opt_func, default_optimizer(model, kind))
-    if not callable(opt_func): raise ValueError(f'opt_func={opt_func!r}: expected one as Adam')
+    if not callable(opt_func): raise ValueError(f'opt_func={opt_func!r}: expected one such as Adam')
     paper,on_gpu = is_paper(opt_func),next(model.parameters()).is_cuda
     lr = check_number('lr', ifnone(lr, .1 if paper else defaults.lr), 0)
     return partial(opt_func, fused=True) if paper and on_gpu else opt_func,lr,paper
@@ -185,7 +185,7 @@ class SmoothLoss(AvgSmoothLoss):
 # %% ../nbs/07_training.ipynb #583d5be7
 class LossWatch(Callback):
     "Stop when the training loss is not finite"
-    order = Recorder.order+1
+    order = Recorder.order+9 # after the loggers, before the progress bar
     run_valid,start,_stateattrs = False,0,('shown',)
     every = 50 # batches between two checks on a GPU
 

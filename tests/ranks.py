@@ -33,6 +33,7 @@ def train(kind, bs, n_valid):
     if n>1: learn = mixup_c_learner(dls, **kw)
     else: learn = mixup_learner(dls, metrics=[accuracy, F1Score(average='macro')], **kw)
     learn.remove_cb(ProgressCallback)
+    learn.recorder.train_metrics = True
     with learn.no_logging(), learn.distrib_ctx():
         learn.fit(6, lr=.1)
         values,losses = learn.recorder.values,torch.stack(learn.recorder.losses) # validation empties the recorder

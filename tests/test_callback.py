@@ -718,6 +718,34 @@ def test_a_loss_of_two_divisors(loss):
     learner(Mixup(per='batch'), loss).fit(1)
 
 def deaf(pred, y, **kwargs): return F.cross_entropy(pred, y)
+@pytest.mark.parametrize('cb', [partial(Mixup, when=until), partial(MixChoice, Mixup(), None), SamplePairing], ids=['until','choice','pairing'])
+def test_a_loss_that_does_not_average_in_batches_without_mixing(cb):
+    a,b = [learner(cb(seed=0), nn.CrossEntropyLoss(reduction=r)) for r in ('none','mean')]
+    for o in (a,b): o.fit(10)
+    torch.testing.assert_close(weights(a.model), weights(b.model))
+
+class NoReduction(nn.Module):
+    def forward(self, pred, y): return F.cross_entropy(pred, y)
+
+def test_a_wrapped_loss_without_a_reduction_names_the_remedy():
+    with pytest.raises(TypeError, match='BaseLoss has no `reduction`, so it cannot weigh samples: give it one'): learner(Mixup(), BaseLoss(NoReduction)).fit(1)
+
+class OwnSlots(nn.Module):
+    n_samples = 2
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(192, 6)
+    def forward(self, a, b): return self.layer((a+b).flatten(1)).reshape(-1, 2, 3)
+
+def test_weighted_slots_of_a_network_of_the_users_own():
+    cb = MixupC(lam_x=.5)
+    with pytest.raises(ValueError, match='lam_x=0.5 on a OwnSlots: expected a network of multi_sample_model'): learner(cb, HeadsLoss(), model=OwnSlots())
+
+def test_a_batch_that_is_no_tensor():
+    cb = Mixup()
+    cb.learn = SimpleNamespace(xb=({'image':1},), yb=(tensor([1]),), training=True)
+    with pytest.raises(ValueError, match='batch of dict: expected tensors'): cb.apply(1.)
+
 class Deaf(nn.Module):
     reduction = 'mean'
     def forward(self, pred, y): return F.cross_entropy(pred, y)
@@ -749,7 +777,7 @@ def test_a_choice_keeps_nothing_of_a_batch():
     assert [r.mixed for r in (rule,*rule.rules)]==[None]*3
 
 def test_a_choice_mixes_no_validation_batches():
-    with pytest.raises(ValueError, match='rules: Mixup.*: expected None or a callback as Mixup.., which mixes training batches only'): MixChoice(Mixup(mix_valid=True))
+    with pytest.raises(ValueError, match='rules: Mixup.*: expected None or a callback such as Mixup.., which mixes training batches only'): MixChoice(Mixup(mix_valid=True))
 
 def test_random_labels_need_classes():
     with pytest.raises(ValueError, match='random_label=0: expected one class per sample'): _random_labels((torch.rand(4),), 0, 3, keyed_rng(0))
@@ -868,7 +896,7 @@ class TwoSlots(nn.Module):
 
 @pytest.mark.parametrize('loss', [CrossEntropyLossFlat(), nn.CrossEntropyLoss(), F.cross_entropy], ids=plain)
 def test_a_loss_of_one_slot_is_refused_with_its_remedy(loss):
-    with pytest.raises(ValueError, match=r'loss_func=.*expected a loss of all slots, as HeadsLoss\(loss_func\)'):
+    with pytest.raises(ValueError, match=r'loss_func=.*expected a loss of all slots, such as HeadsLoss\(loss_func\)'):
         Learner(dls(), TwoSlots(), loss, cbs=MixupC(2)).fit(1)
 
 @pytest.mark.parametrize('loss', [HeadsLoss(), lambda p,a,b: F.cross_entropy(p[:,0], a)+F.cross_entropy(p[:,1], b)], ids=['heads','own'])

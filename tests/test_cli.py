@@ -45,6 +45,7 @@ def refused(capsys, *args):
     (['--data','/nowhere'], "data='/nowhere': expected 'digits', 'cifar10' or a folder of images"),
     (['--epochs','0'], 'epochs=0: expected'), (['--epochs','two'], 'two'),
     (['--bs','0'], 'bs=0: expected'), (['--n-samples','0'], 'n_samples=0: expected'),
+    (['--method','mixup','--n-samples','1'], 'n_samples=1: expected'),
     (['--lr','-1'], 'lr=-1.0: expected'), (['--lr','inf'], 'lr=inf: expected'),
     (['--seed','-1'], 'seed=-1: expected'),
     (['--seed','4294967296'], 'expected a whole number in 0..4294967295'),
@@ -340,6 +341,13 @@ def test_tensorboard(no_pictures):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     log = EventAccumulator('out/tensorboard').Reload()
     assert {'train_loss','valid_loss','top2'} <= set(log.Tags()['scalars'])
+
+def test_wandb_without_a_key(capsys, monkeypatch):
+    wandb = pytest.importorskip('wandb')
+    def init(**kw): raise wandb.errors.UsageError('No API key configured. Use `wandb login`') # as it does without a terminal
+    monkeypatch.setattr(wandb, 'init', init)
+    assert status(*tiny, '--wandb','--out','out')==2
+    assert 'error: wandb=True: No API key configured' in capsys.readouterr().err
 
 def test_wandb(no_pictures, monkeypatch):
     wandb = pytest.importorskip('wandb')

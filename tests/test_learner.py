@@ -4,11 +4,13 @@ import pytest, torch, torchvision.models as tv
 from torch.testing import assert_close
 from fastai.vision.all import *
 from fastai.callback.mixup import MixUp
+from fastai.callback.tensorboard import TensorBoardCallback
 from fastmix.all import *
 from fastmix.datasets import digit_image, digit_label
 from fastmix.learner import HeadInterpretation, MultiSampleLearner, slot_groups
 from fastmix.losses import unreduced
 from fastmix.models import Heads
+from fastmix.training import LossWatch
 
 
 tiny = partial(cifar_resnet, 8)
@@ -195,7 +197,7 @@ def test_predict_of_a_tuple_and_of_one(learn):
     assert (label,int(i)) == (vocab[want.argmax()],int(want.argmax()))
     same(learn.predict_same(im[0])[2], want)
     assert learn.predict(im[0], with_input=True)[0].shape==(1,8,8)
-    with pytest.raises(ValueError, match='3 images came: expected n_samples=2, or one'):
+    with pytest.raises(ValueError, match='got 3 images: expected n_samples=2, or one'):
         learn.predict((im[0],)*3)
 
 @pytest.mark.parametrize('k', [1,2,5,33])
@@ -414,6 +416,26 @@ def test_tensorboard(kind, tmp_path):
         assert_close([o.value for o in log.Scalars(nm)], recorded, atol=1e-6, rtol=1e-5)
     assert len(log.Scalars('train_loss')) == 2*len(learn.dls.train)
 
+def test_tensorboard_with_what_is_no_number(tmp_path, monkeypatch):
+    "Metrics that are `None` or arrays are left out, `validate` writes nothing, and PyTorch's loss has its answers"
+    from fastmix.tensorboard import SlotsTensorBoardCallback
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    shown = []
+    metrics = [accuracy,Top2(),F1Score(average=None)] # of unmixed images; a number for each class
+    learn = quiet(mixup_learner(tiny_dls('ordinary', tmp_path), Mixup(), arch=tiny, loss_func=nn.CrossEntropyLoss(),
+                                metrics=metrics, cbs=SlotsTensorBoardCallback(tmp_path/'tb')))
+    monkeypatch.setattr(TfmdDL, 'show_results', lambda self, b, out, **kw: shown.append((out, learn.pred)))
+    learn.fit(1)
+    (answers,),pred = shown[0]
+    same(answers, pred.argmax(1))
+    learn.validate()
+    scalars = EventAccumulator(str(tmp_path/'tb')).Reload().Tags()['scalars']
+    assert {'valid_loss','accuracy'} <= set(scalars) and not {'top2','f1_score'} & set(scalars)
+    assert len(EventAccumulator(str(tmp_path/'tb')).Reload().Scalars('accuracy'))==1
+
+def test_loggers_see_the_loss_before_the_progress_bar():
+    assert TensorBoardCallback.order < LossWatch.order < ProgressCallback.order
+
 # Back to one
 
 def test_to_single_and_fine_tune_single(learn):
@@ -515,6 +537,75 @@ def test_a_loss_that_decodes_in_its_own_way(tmp_path):
     single = quiet(learn.to_single())
     for o in (*learn.predict_many([digit_image(1)]*2), learn.predict_same(digit_image(1)), single.predict(digit_image(1))): assert o[:2]==('0',0)
 
+def test_label_smoothing_with_class_weights_is_interpreted(tmp_path):
+    loss = LabelSmoothingCrossEntropyFlat(weight=torch.linspace(1, 2, 10))
+    learn = make('pairs', tmp_path, loss_func=loss)
+    head = learn.interpret(1)
+    each = deepcopy(loss)
+    each.func.reduction = 'none'
+    logits,ys = learn.get_preds(act=noop)
+    same(head.losses, each(logits[:,1], ys[1]))
+
+def test_a_segmentation_in_a_learner_of_ours(tmp_path):
+    "Predictions of more than two dimensions are of one head, whatever their second one is"
+    def mask(i): return PILMask.create((digit_image(i)>128).astype(np.uint8))
+    db = DataBlock((ImageBlock(PILImageBW),MaskBlock(['off','on'])), get_x=digit_image, get_y=mask, splitter=IndexSplitter(range(30,40)))
+    dls = db.dataloaders(list(range(40)), bs=8, num_workers=0, path=tmp_path)
+    learn = quiet(MixupLearner(dls, nn.Conv2d(1, 2, 3, padding=1), CrossEntropyLossFlat(axis=1), cbs=Mixup()))
+    learn.fit(1)
+    _,classes,probs = learn.predict(digit_image(3))
+    same(classes, probs.argmax(0))
+    assert classes.shape==(8,8)
+    learn.show_results(max_n=2)
+    assert learn.show_mixed(2) is None and '[8, 8]' in plt.gcf().axes[0].get_title()
+
+def test_loaders_of_pairs_that_fastai_made(tmp_path):
+    db = DataBlock((ImageBlock(PILImageBW),CategoryBlock(vocab=vocab)), get_x=digit_image, get_y=digit_label, splitter=IndexSplitter(range(30,40)))
+    dls = db.dataloaders(list(range(40)), dl_type=MultiSampleDL, n_samples=2, bs=8, num_workers=0, path=tmp_path)
+    assert type(dls) is DataLoaders
+    learn = quiet(mixup_c_learner(dls, arch=tiny))
+    same(torch.stack([p for _,_,p in learn.predict_many([digit_image(i) for i in range(4)])]),
+         torch.cat([by_hand(learn, images([i]), images([i+1]))[0].softmax(-1) for i in (0,2)]))
+
+def test_two_targets(tmp_path):
+    "The validation and the pictures are of the first one"
+    db = DataBlock((ImageBlock(PILImageBW),CategoryBlock,CategoryBlock), n_inp=1, get_x=digit_image,
+                   get_y=[digit_label,lambda i: 'odd' if int(digit_label(i))%2 else 'even'], splitter=IndexSplitter(range(30,40)))
+    dls = db.dataloaders(list(range(40)), bs=10, num_workers=0, path=tmp_path)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 12))
+    def loss(p, a, b, reduction='mean'): return F.cross_entropy(p[:,:10], a, reduction=reduction)+F.cross_entropy(p[:,10:], b, reduction=reduction)
+    learn = quiet(MixupLearner(dls, net, loss, cbs=Mixup(mix_valid=True)))
+    learn.fit(1)
+    learn.show_mixed(3)
+    assert {ax.get_title().split()[0] for ax in plt.gcf().axes} <= set(vocab)
+
+def test_the_title_is_of_the_rule(tmp_path, capsys):
+    learn = mixup_learner(tiny_dls('ordinary', tmp_path), arch=tiny, cbs=Mixup(mix_valid=True))
+    assert capsys.readouterr().out.startswith('Mixup:') and 'top2' in learn.metrics.attrgot('name')
+
+def test_a_rate_that_is_a_slice(tmp_path):
+    learn = quiet(vision_learner(tiny_dls('ordinary', tmp_path), tv.resnet18, n_in=1, pretrained=False, lr=slice(1e-5,1e-3), cbs=Mixup()))
+    with pytest.raises(ValueError, match=r'lr=None: expected a rate, as the learner has slice'): learn.fine_tune_single(1)
+    assert hasattr(learn, 'mixup') # nothing was changed
+    learn.fine_tune_single(1, lr=slice(1e-5,1e-4))
+    assert not hasattr(learn, 'mixup')
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self): return iter([(torch.ones(4),tensor(i%2)) for i in range(8)])
+
+def test_a_stream_has_no_length(tmp_path):
+    dl = DataLoader(Stream(), bs=4, n=8, num_workers=0)
+    learn = quiet(MixupLearner(DataLoaders(dl, dl, path=tmp_path), nn.Linear(4, 2), CrossEntropyLossFlat(), cbs=Mixup()))
+    learn.fit(1)
+    assert len(learn.recorder.losses)==2
+
+def test_positional_arguments_as_in_fastai(tmp_path):
+    learn = make('pairs', tmp_path)
+    block = MultiSampleDataBlock(blocks=(ImageBlock(PILImageBW),CategoryBlock), get_x=digit_image, get_y=digit_label)
+    assert block.dataloaders(list(range(20)), tmp_path, bs=4, num_workers=0).path==tmp_path
+    assert len(learn.dls.test_dl(list(range(6)), None, True).one_batch())==4 # with labels
+    same(learn.tta(1, learn.dls.valid, 1, beta=1)[0], learn.get_preds()[0])
+
 def test_a_loss_of_all_slots_given_later(pairs):
     def total(pred, *ys): return sum(F.cross_entropy(pred[:,i], y) for i,y in enumerate(ys))
     pairs.loss_func = total
@@ -560,7 +651,7 @@ def test_fine_tune_single_needs_one_sample(pairs):
     ('pairs', dict(arch=tiny(7, n_samples=2, n_in=1)), r'fastmix/resnet8 answers an image with \(2, 7\): expected \(2, 10\)'),
     ('pairs', dict(n_heads=3), 'n_heads=3: expected 1 or n_samples=2'),
     ('pairs', dict(lr=-1), 'lr=-1: expected a number of at least 0'),
-    ('pairs', dict(opt_func=3), 'opt_func=3: expected one as Adam'),
+    ('pairs', dict(opt_func=3), 'opt_func=3: expected one such as Adam'),
     ('pairs', dict(cbs=3), 'cbs=3: expected a callback'),
     ('pairs', dict(loss_func=3), 'loss_func=.*3: expected a loss for targets that are classes'),
     ('pairs', dict(arch=lambda: 3), 'model=3: expected a network'),
@@ -589,7 +680,7 @@ def test_keywords_of_learners(f, kind, tmp_path):
         with pytest.raises(ValueError, match=said): f(dls, arch=tiny, **kw)
     with pytest.raises(ValueError, match='n_samples=3: expected'): f(dls, arch=tiny, n_samples=3, n_heads=3) if kind=='pairs' else f(dls, arch=tiny, n_samples=3)
     for loss in (nn.CrossEntropyLoss, CrossEntropyLossFlat):
-        with pytest.raises(ValueError, match=rf'loss_func={loss.__name__}: expected a loss, as CrossEntropyLossFlat\(\), not its class'): f(dls, arch=tiny, loss_func=loss)
+        with pytest.raises(ValueError, match=rf'loss_func={loss.__name__}: expected a loss such as CrossEntropyLossFlat\(\), not its class'): f(dls, arch=tiny, loss_func=loss)
     with pytest.raises(ValueError, match="arch='resnet56': expected a network of timm, as 'resnet50', or a function, as resnet56"): f(dls, arch='resnet56')
 
 def test_mixup_learner_takes_a_choice_of_rules(tmp_path):
@@ -622,7 +713,7 @@ def test_interpretation_of_one_image(make_one, tmp_path):
     with pytest.raises(ValueError, match='i=1: expected a whole number in 0..0'): learn.interpret(1)
 
 def test_image_of_other_channels_is_refused_by_the_network(pairs):
-    msg = r'images of 6 channels in all came: expected n_samples \* n_in = 2 \* 1'
+    msg = r'got images of 6 channels in all: expected n_samples \* n_in = 2 \* 1'
     with pytest.raises(ValueError, match=msg): pairs.model(*torch.randn(2,1,3,8,8))
 
 def test_tta_keeps_the_pairs_of_other_classes():

@@ -66,8 +66,8 @@ def test_refused_settings(kw, msg):
 def test_refused_depth_and_images():
     with pytest.raises(ValueError, match=r'depth=21: expected 6m\+2'): cifar_resnet(21)
     m = tiny(5, n_samples=2)
-    with pytest.raises(ValueError, match='3 images came: expected n_samples=2'): m(*torch.randn(3,1,3,8,8))
-    with pytest.raises(ValueError, match=r'images of 2 channels in all came: expected n_samples \* n_in = 2 \* 3'): m(*torch.randn(2,1,1,8,8))
+    with pytest.raises(ValueError, match='got 3 images: expected n_samples=2'): m(*torch.randn(3,1,3,8,8))
+    with pytest.raises(ValueError, match=r'got images of 2 channels in all: expected n_samples \* n_in = 2 \* 3'): m(*torch.randn(2,1,1,8,8))
 
 # Any network
 

@@ -212,6 +212,19 @@ def test_odd_targets_work(block, get_y, loss, n, tmp_path):
     assert learn.predict(images[0])[2].shape==(learn.dls.c,)
     assert [len(probs) for _,_,probs in learn.predict_many(images)]==[learn.dls.c]*3
 
+def log_cosh(pred, y, reduction='mean'):
+    each = (pred-y).cosh().log()
+    return each if reduction=='none' else each.mean()
+
+@pytest.mark.parametrize('n', [1,2])
+def test_what_predictions_mean_under_other_losses(n, tmp_path):
+    "The loaders tell whether they are numbers or labels"
+    numbers = odd_learner(odd_dls(RegressionBlock, lambda i: i/80, n), tmp_path, loss_func=log_cosh)
+    labelled = odd_learner(odd_dls(MultiCategoryBlock, labels, n), tmp_path, loss_func=nn.MultiLabelSoftMarginLoss())
+    for (number,raw,p),(names,_,q) in zip(numbers.predict_many(images), labelled.predict_many(images)):
+        assert number[0]==raw[0]==p[0] and 0<abs(p[0])<10
+        assert list(names)==[o for o,prob in zip(labelled.dls.vocab, q) if prob>.5] and 0<=q.min()<q.max()<=1
+
 @pytest.mark.parametrize('block,get_y,came', [
     (RegressionBlock(n_out=2), lambda i: (i/80,1-i/80), 'tuple'), (PointBlock, lambda i: [[1.,2.]], 'TensorPoint of shape'),
     (MaskBlock, lambda i: PILMask.create(np.zeros((8,8), np.uint8)), 'PILMask'), (ImageBlock(PILImageBW), digit_image, 'PILImageBW'),
