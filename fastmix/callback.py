@@ -120,12 +120,12 @@ def apply(self:MixBase,
         self.generators(xb[0].device), strength)
     if not yb: return
     if mixed.idx is not None and not (self.training or self.iter or self.warned):
-        self.warned = _warn_of_one_class(yb[0], self.dls) # at the start of a validation
+        self.warned = _warn_of_one_class(yb[0], first(L(get_c(self.dls)))) # as validation starts
     return mixed
 
-def _warn_of_one_class(y, dls):
+def _warn_of_one_class(y, n_classes):
     "Whether a validation batch is of one class, whose partners are of that class too; said aloud"
-    if y.ndim!=1 or len(y)<8 or first(L(get_c(dls)))<2 or not (y==y[0]).all(): return False
+    if y.ndim!=1 or len(y)<8 or n_classes<2 or not (y==y[0]).all(): return False
     warn(f'all {len(y)} images of a validation batch are of one class, so their partners are too: '
          'list the validation files in a mixed order, or use loaders of pairs')
     return True
@@ -297,7 +297,7 @@ def before_batch(self:MixChoice):
 
 # %% ../nbs/08_callback.ipynb #611baedf
 class MixupC(MixBase):
-    "Fill the slots of a multi-sample network, each with a sample and its label (section 4)"
+    "Fill the slots of a network, each with a sample and its label (section 4)"
     made_with = (*MixBase.made_with, 'lam_x','lam_l','random_label','same','repeats')
     @delegates(MixBase.__init__)
     def __init__(self,

@@ -62,7 +62,7 @@ class Settings(BasicRepr):
         one_cycle:bool=False, # fastai's one cycle in place of these steps; lr is its peak
         wd:float=1e-4, # Weight decay
         n_samples:int=2, # Number of samples in a mixture
-        size:int=None, # Height and width in pixels. Default: 16 for digits, 64 for a folder
+        size:int=None, # Height and width in pixels. Default: 16 for digits, else 64
         skip_bad:bool=False, # Leave out images of a folder that cannot be read, and say how many
         seed:int=0, # Seed of everything random
         precision:str='auto', # fp32, bf16, fp16, or auto: what the device is fast at
@@ -242,7 +242,7 @@ def train(**kwargs): # The trained learner; its `path` is the run folder
     from fastmix.resuming import Checkpoint, RunLog
     from fastmix.training import pick_precision
     join_processes()
-    s.precision = on_rank0(lambda: pick_precision(s.precision)) # a resumed run has the same
+    s.precision = on_rank0(lambda: pick_precision(s.precision)) # as resumed runs have
     set_seed(s.seed)
     learn,rank = make_learner(s, make_dls(s)),rank_distrib()
     learn.path = on_rank0(lambda: run_folder(s))
@@ -277,7 +277,7 @@ def _leave(status, msg): # of several processes on a machine the first one speak
 def main(
     argv=None # Arguments; `None`: those of the command line
 ):
-    "`fastmix-train`; exit status 2 for a bad setting, 1 for a failed run, 130 after Ctrl-C"
+    "`fastmix-train`; status 2 for a bad setting, 1 for a failed run, 130 after Ctrl-C"
     warnings.filterwarnings('ignore', category=FutureWarning, module='torch') # about itself
     try:
         given = _parse(argv)

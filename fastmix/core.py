@@ -121,12 +121,6 @@ def other_class(
     return order[(end+steps)%n] # from the end of the sample's own class on, round to its start
 
 # %% ../nbs/02_core.ipynb #92c34f27
-def _others(bs, n_samples, g):
-    "Walk along one random circle through the batch, a step more for each partner"
-    circle = torch.randperm(bs, generator=g, device=g.device)
-    steps = [1 + k%max(1, bs-1) for k in range(n_samples-1)]
-    return [torch.empty_like(circle).scatter_(0, circle, circle.roll(-step)) for step in steps]
-
 def partners(
     bs:int, # Number of samples in the batch
     n_samples:int=2, # Number N of samples in a mixture
@@ -139,7 +133,10 @@ def partners(
     g,n = g or keyed_rng(),repeats*(n_samples-1)
     check_choice('how', how, how_partners)
     def shuffled(): return torch.randperm(bs, generator=g, device=g.device)
-    if how=='other': rows = _others(bs, 1+n, g)
+    if how=='other': # along one random circle through the batch, a step more for each partner
+        circle = shuffled()
+        steps = [1 + k%max(1, bs-1) for k in range(n)]
+        rows = [torch.empty_like(circle).scatter_(0, circle, circle.roll(-s)) for s in steps]
     elif how=='other_class': rows = [other_class(y, g) for _ in range(n)]
     elif repeats==1: rows = [shuffled() for _ in range(n)]
     else: # a sample may meet itself, once
@@ -175,9 +172,7 @@ def mix(
     first,*ws = [like(w_, x) for w_ in w.T]
     others = [x.index_select(0, i) for i in idx[1:]] # copies; faster than `x[i]` on a CPU
     if len(others)==1 and x.dtype==w.dtype: return others[0].lerp_(x, first) # no copy but those
-    total = x*first
-    for o,w_ in zip(others, ws): total = total + o*w_
-    return total.to(x.dtype)
+    return sum(map(torch.mul, others, ws), x*first).to(x.dtype)
 
 # %% ../nbs/02_core.ipynb #108e8bc5
 def box_mask(

@@ -9,8 +9,6 @@ __all__ = ['Stacked', 'from_slots', 'to_slots', 'SlotPipeline', 'other_class_per
 
 # %% ../nbs/11_data.ipynb #c333af88
 from fastai.vision.all import *
-from functools import cached_property
-from inspect import signature
 from .checks import *
 from .core import *
 from .processes import *
@@ -56,41 +54,38 @@ class SlotPipeline(Pipeline):
         while fs:
             f = fs.pop(0)
             pair = type(f) is IntToFloatTensor and fs and type(fs[0]) is Normalize
-            b = self._normalize(b, f, fs.pop(0)) if pair else self._transform(b, f)
+            b = _normalize(self, b, f, fs.pop(0)) if pair else _transform(self, b, f)
         return to_slots(b, self.n)
 
     def decode(self, o, full=True):
         return to_slots(super().decode(from_slots(o, self.n), full=full), self.n)
 
 # %% ../nbs/11_data.ipynb #56ec6bc6
-@patch
-def _transform(self:SlotPipeline, b, f):
+def _transform(pipe, b, f):
     plain = type(f).__call__ in (Transform.__call__, RandTransform.__call__)
-    if not plain: return f(b, split_idx=self.split_idx)
+    if not plain: return f(b, split_idx=pipe.split_idx)
     if isinstance(f, RandTransform):
-        f.before_call(b, split_idx=self.split_idx)
+        f.before_call(b, split_idx=pipe.split_idx)
         if not f.do: return b
-    return tuple(f._call('encodes', o, split_idx=self.split_idx) if self._knows(f, o) else o
+    return tuple(f._call('encodes', o, split_idx=pipe.split_idx) if _knows(pipe, f, o) else o
                  for o in b)
 
-@patch
-def _knows(self:SlotPipeline, f, o): # whether transform `f` has a method for the type of `o`
+def _knows(pipe, f, o): # whether transform `f` has a method for the type of `o`
     key = f,type(o)
-    if key not in self.known:
+    if key not in pipe.known:
         encodes = getattr(f, 'encodes', None)
         args = (f,o) if isinstance(encodes, MethodType) else (o,)
-        self.known[key] = not isinstance(o, Tensor) or any(
+        pipe.known[key] = not isinstance(o, Tensor) or any(
             m.signature.match(args) for m in getattr(encodes, 'methods', []))
-    return self.known[key]
+    return pipe.known[key]
 
 # %% ../nbs/11_data.ipynb #70d01c83
-@patch
-def _normalize(self:SlotPipeline, b, to_float, norm): # both at once, in the memory of one tensor
+def _normalize(pipe, b, to_float, norm): # both at once, in the memory of one tensor
     mean,scale = norm.mean*to_float.div,1/(norm.std*to_float.div)
     def one(o):
         if type(o) in (TensorImage,TensorImageBW):
             return o.as_subclass(Tensor).float().sub_(mean).mul_(scale).as_subclass(type(o))
-        return first(self._transform(self._transform((o,), to_float), norm)) # maybe a user's type
+        return first(_transform(pipe, _transform(pipe, (o,), to_float), norm)) # maybe a user's type
     return tuple(map(one, b))
 
 # %% ../nbs/11_data.ipynb #0a1c2da1
@@ -145,8 +140,8 @@ def check_loader_args(
     kwargs:dict # Keywords for the loaders, those for validation with `val_` in front
 ):
     "Refuse unknown keywords, and values that no loader can have"
-    fastai = {*signature(TfmdDL.__init__).parameters, *TfmdDL._methods}
-    fastai |= {*signature(FilteredBase.dataloaders).parameters}
+    fastai = {*inspect.signature(TfmdDL.__init__).parameters, *TfmdDL._methods}
+    fastai |= {*inspect.signature(FilteredBase.dataloaders).parameters}
     known = {*_own, *fastai, 'shuffled'} # as fastai's `tta` spells it
     check_keywords(kwargs, known, 'the loaders')
     for k,lo in dict(bs=1, val_bs=1, num_workers=0, n_samples=1, pair_seed=0).items():
@@ -180,12 +175,11 @@ class MultiSampleDL(TfmdDL):
         if self.n_samples==1: return super().n_inp
         return self.n_samples*getattr(self.dataset, 'n_inp', 1)
 
-    @cached_property
+    @functools.cached_property
     def labels(self): return read_labels(self.dataset) # for partners of another class
 
 # %% ../nbs/11_data.ipynb #e80299da
 @patch
-@delegates(TfmdDL.new)
 def new(self:MultiSampleDL, dataset=None, cls=None, **kwargs):
     "The same loader with another data set, of another class or with other settings"
     if issubclass(ifnone(cls, type(self)), MultiSampleDL):
@@ -198,10 +192,8 @@ def new(self:MultiSampleDL, dataset=None, cls=None, **kwargs):
     return res
 
 # %% ../nbs/11_data.ipynb #7209a6f6
-@patch(as_prop=True)
-def pairs_stay(self:MultiSampleDL):
-    "Whether the pairs are fixed: those of validation data, and where nothing is shuffled"
-    return not self.shuffle or getattr(self.dataset, 'split_idx', 0)==1
+def _pairs_stay(dl): # as those of validation data, and where nothing is shuffled
+    return not dl.shuffle or getattr(dl.dataset, 'split_idx', 0)==1
 
 @patch
 def draw_pairs(self:MultiSampleDL,
@@ -216,7 +208,7 @@ def draw_pairs(self:MultiSampleDL,
         raise ValueError(f"partner='other_class' on a {type(self.dataset).__name__}: "
                          "expected fastai's Datasets, whose labels can be read")
     if len(self.dataset.tls)<=self.dataset.n_inp: return partners(n, N, 'other', g=g)
-    if self.pairs_stay: return partners(n, N, how, self.labels, g) # where one class may prevail
+    if _pairs_stay(self): return partners(n, N, how, self.labels, g) # where one class may prevail
     rows = [other_class_permutation(self.labels, g) for _ in range(1, N)]
     return torch.stack([torch.arange(n), *rows])
 
@@ -229,7 +221,7 @@ def before_iter(self:MultiSampleDL):
         raise ValueError(f'bs={self.bs}: expected at most {self.n}, all there is, '
                          'as a smaller last batch is dropped')
     if self.n_samples==1: return
-    if not self.pairs_stay: self.pair_idx = self.draw_pairs(self.rng.getrandbits(32))
+    if not _pairs_stay(self): self.pair_idx = self.draw_pairs(self.rng.getrandbits(32))
     elif self.pair_idx is None: self.pair_idx = self.draw_pairs(self.pair_seed)
 
 # %% ../nbs/11_data.ipynb #a0ef3e5e
@@ -361,7 +353,7 @@ class MultiSampleDataBlock(DataBlock):
     ):
         slots = dict(n_samples=n_samples, partner=partner, pair_seed=pair_seed)
         check_loader_args(slots)
-        known = {*signature(DataBlock.__init__).parameters, *DataBlock._methods}
+        known = {*inspect.signature(DataBlock.__init__).parameters, *DataBlock._methods}
         check_keywords(kwargs, known, 'the data block')
         super().__init__(blocks=blocks, dl_type=MultiSampleDL, **kwargs)
         self.dls_kwargs.update(slots)

@@ -7,7 +7,6 @@ __all__ = ['digit_image', 'digit_label', 'digits_dls', 'cifar_dls']
 
 # %% ../nbs/13_datasets.ipynb #1beb7f84
 from fastai.vision.all import *
-from functools import lru_cache
 from sklearn.datasets import load_digits
 from .checks import *
 from .processes import *
@@ -15,7 +14,7 @@ from .data import *
 from .memory import *
 
 # %% ../nbs/13_datasets.ipynb #d070bece
-@lru_cache
+@functools.lru_cache
 def _digits():
     d = load_digits()
     return (d.images*255/16).astype(np.uint8),d.target

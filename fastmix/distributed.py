@@ -6,10 +6,8 @@
 __all__ = ['share', 'RankDL', 'weights_sum', 'RankTrainer', 'start_distributed', 'end_distributed']
 
 # %% ../nbs/10_distributed.ipynb #d06a80e9
-from accelerate.utils import broadcast_object_list
-from fastai.basics import *
+from fastai.vision.all import *
 from fastai.distributed import *
-from fastai.callback.progress import ProgressCallback
 from .processes import *
 
 # %% ../nbs/10_distributed.ipynb #efd844c7
@@ -46,25 +44,19 @@ class RankDL(DistributedDL):
         k = math.ceil(n/self.world_size)
         return [min(k, max(n-r*k, 0)) for r in range(self.world_size)]
 
-    def _broadcast(self, t, rank):
-        t = LongTensor(t).to('cuda' if torch.distributed.get_backend()=='nccl' else 'cpu')
-        torch.distributed.broadcast(t, rank)
-        return t.tolist()
-
     def before_iter(self):
         state = [self.dl.rng.getstate()]
         torch.distributed.broadcast_object_list(state) # Accelerate's would count the processes
         self.dl.rng.setstate(state[0]) # all draw the same pairs
         super().before_iter()
 
-# %% ../nbs/10_distributed.ipynb #39641a71
-@patch
-def get_idxs(self:RankDL):
-    "The items for this process"
-    idxs = self._broadcast(list(self.dl.get_idxs()), 0)
-    self.n,self.steps_done = len(idxs),0
-    return share(idxs, self.bs, self.rank, self.world_size, self.drop_last)
+    def get_idxs(self): # the items for this process
+        idxs = [list(self.dl.get_idxs())]
+        torch.distributed.broadcast_object_list(idxs)
+        self.n,self.steps_done = len(idxs[0]),0
+        return share(idxs[0], self.bs, self.rank, self.world_size, self.drop_last)
 
+# %% ../nbs/10_distributed.ipynb #39641a71
 @patch
 def after_batch(self:RankDL, b):
     "Drop the repeated samples in validation; a batch that would be empty keeps one"
@@ -79,29 +71,25 @@ def after_batch(self:RankDL, b):
 @patch
 def to_detach(self:RankDL, b, cpu=True, gather=True):
     "Tensors without gradients, gathered from all processes"
-    def _detach(x):
-        if not isinstance(x, Tensor): return x
-        x = x.detach()
-        if gather and hasattr(self, 'sizes'): x = self._gather(x)
-        return x.cpu() if cpu else x
-    return apply(_detach, b)
+    b = to_detach(b, cpu=False, gather=False) # fastai's
+    if gather and hasattr(self, 'sizes'): b = apply(partial(_gather, self), b)
+    return to_cpu(b) if cpu else b
 
-@patch
-def _gather(self:RankDL, x):
-    sizes,own = self.sizes,self.own_size
+def _gather(dl, x):
+    if not isinstance(x, Tensor): return x
+    sizes,own = dl.sizes,dl.own_size
     if x.ndim and len(x)==own: x = torch.cat([x, x[:1].repeat(max(sizes)-own, *[1]*(x.ndim-1))])
     xs = [torch.empty_like(x) for _ in sizes]
     torch.distributed.all_gather(xs, x.contiguous())
     if x.ndim: return torch.cat([o[:size] for o,size in zip(xs, sizes)])
     total = sum(o*size for o,size in zip(xs, sizes))
     if torch.is_grad_enabled(): return total/sum(sizes) # training, where all sizes are equal
-    return total/self.n * self._own_n()/own
+    return total/dl.n * _own_n(dl)/own
 
-@patch
-def _own_n(self:RankDL): # how many samples this process's metrics count in an epoch
-    steps,left = divmod(self.n, self.world_size*self.bs)
-    if not left: return steps*self.bs
-    return steps*self.bs + max(1, self._shares(left)[self.rank])
+def _own_n(dl): # how many samples this process's metrics count in an epoch
+    steps,left = divmod(dl.n, dl.world_size*dl.bs)
+    if not left: return steps*dl.bs
+    return steps*dl.bs + max(1, dl._shares(left)[dl.rank])
 
 # %% ../nbs/10_distributed.ipynb #e89a5366
 def weights_sum(
@@ -122,8 +110,8 @@ class RankTrainer(DistributedTrainer):
         return RankDL(dl, device=self.accelerator.device)
 
     def after_epoch(self):
-        log = broadcast_object_list(list(self.recorder.log))
-        self.recorder.log = L(log) # equal to the last bit, as callbacks decide by it
+        # Equal to the last bit, as callbacks decide by it
+        self.recorder.log = L(on_rank0(lambda: list(self.recorder.log)))
         s = self.accelerator.gather(weights_sum(self.model)[None])
         if (s==s[0]).all(): return
         raise RuntimeError(f'the weights of the processes differ after epoch {self.epoch}')
@@ -131,7 +119,7 @@ class RankTrainer(DistributedTrainer):
 # %% ../nbs/10_distributed.ipynb #46fe102b
 def start_distributed(
     learn:Learner, # Gets a `RankTrainer`
-    sync_bn:bool=False, # Whether to synchronize batch norm over all processes; on GPUs only
+    sync_bn:bool=False, # Whether to synchronize batch norm over all processes, on GPUs
     **kwargs # For `Accelerator`
 ):
     "Let `learn` train together with the other processes"
@@ -149,10 +137,10 @@ def start_distributed(
                          f'{world} processes')
     if rank:
         set_seed(torch.initial_seed()%2**32 + rank)
-        learn.remove_cb(ProgressCallback)
-        return
+        return learn.remove_cb(ProgressCallback)
     norm = 'over all of them' if sync_bn else 'of each on its own'
     print(f'{world} processes with {bs} samples each, {world*bs} in every step; batch norm {norm}')
+    return learn
 
 # %% ../nbs/10_distributed.ipynb #231a3761
 def end_distributed(learn:Learner):

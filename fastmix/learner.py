@@ -66,19 +66,12 @@ class MixupLearner(Learner):
         finally: self._last_word('leave_fit')
 
 # %% ../nbs/14_learner.ipynb #1344f2be
-@patch
-def to_distributed(self:MixupLearner,
-    sync_bn:bool=False, # Whether to synchronize batch norm over all processes; on GPUs only
-    **kwargs # For `Accelerator`
-):
-    "Let the learner train together with the other processes"
-    start_distributed(self, sync_bn, **kwargs)
-    return self
+MixupLearner.to_distributed = start_distributed # as fastai calls it
 
 @patch
 @contextmanager
 def distrib_ctx(self:MixupLearner,
-    sync_bn:bool=False, # Whether to synchronize batch norm over all processes; on GPUs only
+    sync_bn:bool=False, # Whether to synchronize batch norm over all processes, on GPUs
     in_notebook:bool=False, # fastai's keyword; it has no effect here
     **kwargs # For `Accelerator`
 ):
@@ -142,9 +135,6 @@ def _callbacks(cbs): # those that are given as classes too
             raise ValueError(f"cbs: {type(cb).__name__}: expected precision='fp16' instead")
     return cbs
 
-def _scheduled(cbs): # with the paper's schedule, unless there is one
-    return cbs if cbs.filter(risinstance(StepDecay)) else StepDecay() + cbs
-
 def _groups(arch): return partial(slot_groups, arch=None if isinstance(arch, nn.Module) else arch)
 
 # %% ../nbs/14_learner.ipynb #5e819270
@@ -186,7 +176,8 @@ def slots_learner(
     model = _model_for(dls, arch, n_samples, n_heads, pretrained)
     kind = target_kind(dls)
     opt_func,lr,paper = optimizer_and_rate(model, kind, opt_func, lr)
-    cbs,splitter = _scheduled(_callbacks(cbs)),ifnone(splitter, _groups(arch))
+    cbs,splitter = _callbacks(cbs),ifnone(splitter, _groups(arch))
+    if not cbs.filter(risinstance(StepDecay)): cbs = StepDecay() + cbs
     learn = cls(dls, model, lr=lr, opt_func=opt_func, cbs=cbs, splitter=splitter, **kwargs)
     return _equip(learn, kind, title, precision, compile, paper)
 
@@ -235,8 +226,8 @@ def mixup_learner(
         raise ValueError(f'mix={mix!r}: expected a mixing callback such as MixupX()')
     if (n := getattr(dls, 'n_samples', 1))>1: raise ValueError(f'loaders of {n} slots: expected 1')
     rule = ifnone(mix, first(_callbacks(cbs), risinstance((Mix,MixChoice))))
-    if metrics is None:
-        metrics = default_metrics(target_kind(dls), mixed=getattr(rule, 'mix_valid', False))
+    mixed = getattr(rule, 'mix_valid', False)
+    if metrics is None: metrics = default_metrics(target_kind(dls), mixed=mixed)
     title = 'ERM' if rule is None else type(rule).__name__
     kwargs.update(metrics=metrics, cbs=L(mix)+L(cbs))
     return slots_learner(MixupLearner, dls, arch, 1, 1, title, **kwargs)
@@ -269,10 +260,8 @@ def predict_many(self:Learner,
     if n>n_heads and not same:
         raise ValueError(f'{n} slots with one softmax cannot tell whose class is whose: '
                          'expected same=True')
-    if same: items = [(im,)*n for im in images]
-    else:
-        filled = list(images) + [images[0]]*(-len(images)%n) # no slot may be empty
-        items = list(chunked(filled, n))
+    filled = list(images) + [images[0]]*(-len(images)%n) # no slot may be empty
+    items = [(im,)*n for im in images] if same else list(chunked(filled, n))
     _,_,probs = _slot_preds(self, items)
     if n_heads>1: probs = probs.mean(1) if same else probs.flatten(0, 1)[:len(images)]
     return _answers(self, probs)

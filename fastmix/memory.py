@@ -10,7 +10,6 @@ __all__ = ['PadCrop', 'Unreadable', 'check_one_result', 'Decoder', 'decode_all',
 # %% ../nbs/12_memory.ipynb #fb5d5aaa
 import psutil, zlib
 from fastai.vision.all import *
-from functools import cached_property, lru_cache
 from .core import *
 from .checks import *
 from .processes import *
@@ -18,7 +17,7 @@ from .reading import *
 from .data import *
 
 # %% ../nbs/12_memory.ipynb #d241cef7
-@lru_cache(8)
+@functools.lru_cache(8)
 def _in_image(pad, h, w, dtype, device): # for each place of a crop [2*pad+1,h*w]: 0 in the padding
     ones = torch.ones(h, w, dtype=dtype, device=device)
     rows = F.pad(ones, (0,0,pad,pad)).unfold(0, h, 1).transpose(1, 2)
@@ -88,8 +87,7 @@ class Decoder(TfmdDL):
     ):
         super().__init__(dataset, after_item=after_item, do_setup=False, **kwargs)
         train = getattr(dataset, 'split_idx', None)!=1
-        own = first(getattr(dataset, 'tls', [])) # its images
-        if train: check_one_result([*(own.tfms.fs if own else []), *self.after_item.fs])
+        if train: check_one_result([*dataset.tls[0].tfms.fs, *self.after_item.fs])
         self.twice = train and any(not isinstance(f, ToTensor) for f in self.after_item.fs)
 
     def do_item(self, i):
@@ -171,8 +169,7 @@ def check_room(
     if need<=free: return
     where = f'memory of {device}'
     remedy = "cache=True and device='cpu', which leave them on disk, then .cuda()"
-    if folder and device.type!='cuda': where = 'disk space'
-    if folder: remedy = 'a cache on another disk'
+    if folder: where,remedy = 'disk space','a cache on another disk'
     size = 'x'.join(map(str, x.shape))
     raise ValueError(f'{n} images of {size} take {need/1e9:,.2f} GB: expected at most '
                      f'{free/1e9:,.2f} GB, nine tenths of the free {where}; '
@@ -312,7 +309,7 @@ class InMemoryDL(MultiSampleDL):
         order = torch.randperm(len(idxs), generator=keyed_rng(self.rng.getrandbits(32)))
         return [idxs[i] for i in order.tolist()]
 
-    @cached_property
+    @functools.cached_property
     def labels(self): return self.data[1].cpu() if self.data else read_labels(self.dataset)
 
     def __getstate__(self): return {**self.__dict__, 'data': None} # then it reads its files again

@@ -8,7 +8,6 @@ __all__ = ['mixed_labels', 'order_labels', 'predicted', 'top2', 'top2_all', 'Mix
 
 # %% ../nbs/05_metrics.ipynb #6e295084
 from fastai.basics import *
-from fastai.metrics import ActivationType
 from .checks import *
 from .losses import *
 
@@ -45,7 +44,7 @@ def top2(
     pred:Tensor, # `[b,n,c]` of N heads or `[b,c]` of one softmax
     y:Tensor # Labels `[b,n]`, in order
 )->Tensor: # `[b]`, in steps of `1/n`
-    "The share of slots whose class is predicted in its place: top2-precision (section 3.2)"
+    "The share of slots whose class is predicted in place: top2-precision (section 3.2)"
     return (predicted(pred, y.shape[1])==y).float().mean(1)
 
 # %% ../nbs/05_metrics.ipynb #c2e2c670
@@ -54,7 +53,7 @@ def top2_all(
     y:Tensor, # Labels `[b,n]`
     paper:bool=False # Add up both orders, as the paper says; with heads the sum can exceed 1
 )->Tensor: # `[b]`
-    "The share of labels that are predicted in any place: top2-all-precision (section 3.2)"
+    "The share of labels predicted in any place: top2-all-precision (section 3.2)"
     p = predicted(pred, y.shape[1])
     if paper: return (p==y).float().mean(1) + (p.flip(1)==y).float().mean(1)
     if pred.ndim==2: return (_count(y, p)>0).float().mean(1) # one softmax names no class twice
@@ -107,7 +106,7 @@ class Top2(MixMetric):
     def score(self, pred, y): return top2(pred, y)
 
 class Top2All(MixMetric):
-    "The share of labels that are predicted in any place (top2-all-precision, section 3.2)"
+    "The share of labels predicted in any place (top2-all-precision, section 3.2)"
     name = 'top2_all'
     def __init__(self,
         paper:bool=False # Add up both orders, as the paper says; with heads the sum can exceed 1
@@ -177,11 +176,10 @@ def default_metrics(
     mixed:bool=False # Whether the validation batches are mixtures
 )->list:
     "Metrics that fit the targets"
-    if kind!='classes':
-        metric = accuracy_multi if kind=='labels' else rmse
-        return [metric] if n_heads==1 else [HeadMetric(metric, i) for i in range(n_heads)]
-    per_head = [accuracy] if n_heads==1 else [HeadAccuracy(i) for i in range(n_heads)]
-    return per_head + [Top2(), Top2All()] if mixed else per_head
+    metric = dict(classes=accuracy, labels=accuracy_multi, numbers=rmse)[kind]
+    head = HeadAccuracy if kind=='classes' else partial(HeadMetric, metric)
+    per_head = [metric] if n_heads==1 else [head(i) for i in range(n_heads)]
+    return per_head + [Top2(), Top2All()] if mixed and kind=='classes' else per_head
 
 # %% ../nbs/05_metrics.ipynb #3f8898c4
 _judges = {accuracy: 'classes', error_rate: 'classes', accuracy_multi: 'labels'}
@@ -236,16 +234,13 @@ def _brier(probs, y):
     probs = probs.double()/probs.double().sum(1, keepdim=True) # float32's sums are a little off
     return brier_score_loss(y, probs, labels=labels, scale_by_half=False)
 
-def _of_probabilities(func, name):
-    return AccumMetric(func, 1, ActivationType.Softmax, flatten=False, name=name)
-
 def CalibrationError(
     bins:int=15 # Number of bins of confidence
 )->AccumMetric: # 0..1
     "Expected calibration error of the most probable class"
-    check_int('bins', bins, 1)
-    return _of_probabilities(partial(_calibration_error, bins=bins), 'calibration_error')
+    func = partial(_calibration_error, bins=check_int('bins', bins, 1))
+    return AccumMetric(func, 1, 'softmax', flatten=False, name='calibration_error')
 
 def Brier()->AccumMetric: # 0..2
     "Brier score over all classes"
-    return _of_probabilities(_brier, 'brier')
+    return AccumMetric(_brier, 1, 'softmax', flatten=False, name='brier')

@@ -168,7 +168,7 @@ def image_sizes(
     n_workers = min(16, defaults.cpus) if len(files)>5000 else 0
     probes = list(parallel(probe_image, files, n_workers=n_workers, progress=False, chunksize=500))
     bad = [i for i,o in enumerate(probes) if isinstance(o, str)]
-    if bad and not image_problem(ds, bad[0]): return no_files # its own function reads them
+    if bad and not image_problem(ds, bad[0]): return no_files # its function reads them
     problems = [probes[i] for i in bad]
     if problems and not skip_bad:
         more = f' ({len(problems)} such files)' if len(problems)>1 else ''
@@ -199,9 +199,7 @@ def inside_itself(
     real += map(str, Path(real[-1]).parents)
     return len(set(real))<len(real)
 
-def _is_image(folder, f): # no pipe, no device and no link to itself
-    known = f[0]!='.' and Path(f).suffix.lower() in image_extensions
-    return known and os.path.isfile(os.path.join(folder, f))
+
 
 # %% ../nbs/03_reading.ipynb #74d16f3a
 def image_files(
@@ -214,11 +212,11 @@ def image_files(
     for folder,names,fs in os.walk(path, followlinks=True):
         at = Path(folder)
         chosen = L(folders) if recurse and at==Path(path) else []
-        known = chosen or names
-        below = [o for o in sorted(names) if recurse and o[0]!='.' and o in known]
+        below = [o for o in sorted(names) if recurse and o[0]!='.' and o in (chosen or names)]
         names[:] = [o for o in below if not inside_itself(at/o, path)]
         if chosen and '.' not in chosen: continue
-        files += [at/f for f in sorted(fs) if _is_image(folder, f)]
+        images = L(at/f for f in sorted(fs) if f[0]!='.').filter(os.path.isfile) # and no pipe
+        files += images.filter(lambda o: o.suffix.lower() in image_extensions)
     return files
 
 # %% ../nbs/03_reading.ipynb #6b284749
@@ -245,13 +243,11 @@ def _check_size(dsets, item_tfms, sizes): # of two files that differ in size
                          f'they have {a} and {b}; add Resize to item_tfms')
 
 # %% ../nbs/03_reading.ipynb #3fac5769
-def _splits(dblock, items):
-    try: return (dblock.splitter or RandomSplitter())(items)
+def _checked_splits(dblock, items, skip_bad): # after a look at files and labels
+    try: splits = (dblock.splitter or RandomSplitter())(items)
     except Exception as e:
         raise ValueError(f'splitter, of {len(items)} items: {last_line(e)}') from e
-
-def _checked_splits(dblock, items, skip_bad): # after a look at files and labels
-    splits = [L(mask2idxs(s)) for s in _splits(dblock, items)]
+    splits = [L(mask2idxs(s)) for s in splits]
     used = L(sorted(set(L(splits).concat()))) # a splitter may leave items out
     ds = Datasets(items, dblock._combine_type_tfms(), splits=[used], do_setup=False).subset(0)
     sizes = {used[i]:size for i,size in image_sizes(ds, skip_bad).items()}

@@ -8,10 +8,8 @@ __all__ = ['RunLog', 'plain', 'generators', 'stateful_cbs', 'cb_state', 'load_cb
            'checkpoint_files', 'save_checkpoint', 'find_checkpoint', 'Checkpoint']
 
 # %% ../nbs/09_resuming.ipynb #de26057f
-from zipfile import BadZipFile, ZipFile
 from accelerate.utils import gather_object
-from fastai.basics import *
-from fastai.callback.schedule import ParamScheduler
+from fastai.vision.all import *
 from .checks import *
 from .processes import *
 from .reading import image_sources, read_labels
@@ -42,23 +40,22 @@ class RunLog(Callback):
 
     def before_epoch(self):
         self.start = time.time()
-        self._update('running')
+        _update(self, 'running')
 
     def after_epoch(self):
         self.seconds += time.time()-self.start
-        self._update('running')
+        _update(self, 'running')
         if self.lines: _print_row(self.recorder.log)
 
-    def after_fit(self): self._update('finished')
+    def after_fit(self): _update(self, 'finished')
 
 # %% ../nbs/09_resuming.ipynb #79cbc174
-@patch
-def _update(self:RunLog, state):
-    names,values = self.recorder.metric_names.filter(ne('time')),self.recorder.values
-    self.rows = [names] + [[i,*row] for i,row in enumerate(values)]
-    self.epochs_done = len(values)
-    self.figures = dict(zip(names[1:], values[-1])) if values else {}
-    self.save(state)
+def _update(log, state):
+    names,values = log.recorder.metric_names.filter(ne('time')),log.recorder.values
+    log.rows = [names] + [[i,*row] for i,row in enumerate(values)]
+    log.epochs_done = len(values)
+    log.figures = dict(zip(names[1:], values[-1])) if values else {}
+    log.save(state)
 
 @patch
 def save(self:RunLog,
@@ -180,12 +177,6 @@ def load_train_state(
     for cb,state in zip(stateful_cbs(learn), own['callbacks']): load_cb_state(cb, state)
     for (_,set_state),state in zip(generators(learn), own['random']): set_state(state)
 
-# %% ../nbs/09_resuming.ipynb #0b906c57
-def _resume_bars(learn): # which fail where they did not begin
-    bar = getattr(getattr(learn, 'progress', None), 'mbar', None)
-    if bar: bar.update(0)
-    if hasattr(learn, 'show_graph'): learn.show_graph.nb_batches = list(learn.recorder.iters)
-
 # %% ../nbs/09_resuming.ipynb #bb389e6c
 def _bytes(t): return t.as_subclass(Tensor).cpu().contiguous().view(torch.uint8).flatten().numpy()
 
@@ -262,20 +253,18 @@ def _data_facts(dls):
                 data_digest=[data_digest(dl) for dl in dls])
 
 # %% ../nbs/09_resuming.ipynb #8f1f71e1
-def _opt_steps(opt): # of fastai's optimizers, which are all of one class
-    return ' '.join([_name(opt, 'opt'), *(_name(f, 'func') for f in getattr(opt, 'cbs', []))])
-
 def run_facts(
     learn:Learner # At the beginning of a `fit`
 )->dict: # Python's own types
     "What a resumed run must have in common with the original one"
     cbs,dls,params = stateful_cbs(learn),_loaders(learn),list(learn.model.parameters())
     schedulers = [cb for cb in cbs if type(cb) is ParamScheduler]
+    steps = [_name(f, 'func') for f in getattr(learn.opt, 'cbs', [])] # of fastai's optimizers
     facts = dict(
         epochs=learn.n_epoch, processes=max(1, num_distrib()),
         bs=getattr(dls[0], 'bs', None) or dls[0].batch_size, # PyTorch's loaders have the latter
         **_data_facts(dls), network=_digest(get_model(learn.model)),
-        optimizer=_opt_steps(learn.opt), loss=_name(learn.loss_func, 'func'),
+        optimizer=' '.join([_name(learn.opt, 'opt'), *steps]), loss=_name(learn.loss_func, 'func'),
         lr=[h['lr'] for h in learn.opt.hypers], wd=[h.get('wd') for h in learn.opt.hypers],
         metrics=list(learn.recorder.metric_names), callbacks=[type(cb).__name__ for cb in cbs],
         schedules={k:_points(f) for cb in schedulers for k,f in cb.scheds.items()},
@@ -291,8 +280,8 @@ def load_checkpoint(
 )->dict:
     "Read a checkpoint without running code from it; a `ValueError` names a file that is not one"
     try:
-        with ZipFile(path) as z:
-            if z.testzip(): raise BadZipFile
+        with zipfile.ZipFile(path) as z:
+            if z.testzip(): raise zipfile.BadZipFile
         d = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e: # PyTorch's own words would advise to run what the file says
         raise ValueError(f'{path} is no whole checkpoint, {type(e).__name__}') from e
@@ -373,19 +362,20 @@ def first_epoch(self:Checkpoint)->int:
     self.run = not hasattr(self.learn, 'lr_finder') # which is no training
     if not self.run: return 0
     self.facts = on_rank0(lambda: plain({**run_facts(self.learn), **self.settings}))
-    found = on_rank0(self._find)
+    found = on_rank0(partial(_find, self))
     if found is None: return 0
     self.last,d = found
     try: load_train_state(self.learn, d['state'])
     except Exception as e: raise ValueError(f'{self.last} cannot be loaded: {last_line(e)}') from e
-    _resume_bars(self.learn)
+    bar = nested_attr(self, 'progress.mbar')
+    if bar: bar.update(0) # it fails where it did not begin
+    if hasattr(self, 'show_graph'): self.show_graph.nb_batches = list(self.recorder.iters)
     return d['state']['epoch']+1
 
-@patch
-def _find(self:Checkpoint):
-    self.folder_lock = lock_folder(self.folder)
-    for tmp in self.folder.glob('.checkpoint-*.tmp'): tmp.unlink() # of a process that was killed
-    return find_checkpoint(self.folder, self.facts, self.resume)
+def _find(cb): # the newest checkpoint, with the folder locked
+    cb.folder_lock = lock_folder(cb.folder)
+    for tmp in cb.folder.glob('.checkpoint-*.tmp'): tmp.unlink() # of a process that was killed
+    return find_checkpoint(cb.folder, cb.facts, cb.resume)
 
 @patch
 def leave_fit(self:Checkpoint):

@@ -28,8 +28,7 @@ def _to_bytes(model):
     "A network as a safetensors file, its `config` in the metadata"
     weights = {k:v.detach().cpu().clone(memory_format=torch.contiguous_format)
                for k,v in model.state_dict().items()}
-    config = _checked(model.config) # as whoever reads it will
-    return save(weights, {'fastmix': json.dumps(config, default=str)})
+    return save(weights, {'fastmix': json.dumps(_checked(model.config), default=str)})
 
 def _read_config(fname):
     "The `config` in a safetensors file; version 0.1 kept vocab and settings beside it"

@@ -7,7 +7,6 @@ __all__ = ['caption', 'show_slots', 'plot_top_losses', 'mixture_titles', 'plot_c
 
 # %% ../nbs/15_show.ipynb #3f7a6126
 from fastai.vision.all import *
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from .checks import *
 from .processes import *
 from .core import *
@@ -65,10 +64,10 @@ def _slot_grid(m, n, lines, nrows=None, ncols=None, figsize=None): # for `m` mix
     figsize = ifnone(figsize, (1.5*n*ncols, (1.5+.2*lines)*nrows))
     return get_grid(m, nrows, ncols, figsize=figsize)
 
-def _show(n, samples, outs=None, losses=None, ctxs=None, max_n=None, **kwargs):
+def _show(n, samples, outs=None, losses=None, ctxs=None, max_n=None,
+          nrows=None, ncols=None, figsize=None, **kwargs):
     m,lines = len(samples),1 + (outs is not None) + (losses is not None)
-    grid = {k:kwargs.pop(k) for k in ('nrows','ncols','figsize') if k in kwargs}
-    if ctxs is None: ctxs = _slot_grid(m, n, lines, **grid)
+    if ctxs is None: ctxs = _slot_grid(m, n, lines, nrows, ncols, figsize)
     both = zip(samples, ifnone(outs, [None]*m), ifnone(losses, [None]*m), ctxs)
     axs = [show_slots(s[:n], s[n:], out, loss, ctx, **kwargs) for s,out,loss,ctx in both]
     if outs is None: return
@@ -158,8 +157,7 @@ def show_mixed(self:Learner,
     vocab = getattr(self.dls, 'vocab', None)
     if isinstance(first(L(vocab)), CategoryMap): vocab = vocab[0] # of the first target
     blended = not isinstance(cb, MixupC)
-    figsize = ifnone(figsize, (1.8*cols, 2*rows))
-    _,axs = subplots(rows, cols, figsize=figsize, layout='constrained')
+    _,axs = subplots(rows, cols, figsize=figsize or (1.8*cols, 2*rows), layout='constrained')
     for i,row in enumerate(axs.reshape(rows, cols)):
         titles = mixture_titles(mixed, i, cb.n_samples, vocab, blended)
         _draw_mixture(row, [p[i] for p in pics], titles, blended)
@@ -177,13 +175,13 @@ def plot_curves(
     for ax,cols in zip(axs, (losses,others)):
         for c in cols: ax.plot(log.epoch, log[c], label=c, marker='.')
     axs[0].set(xlabel='epoch', ylabel='loss', yscale='log')
-    axs[0].yaxis.set_major_locator(LogLocator(subs=(1,2,5)))
+    axs[0].yaxis.set_major_locator(plt.LogLocator(subs=(1,2,5)))
     axs[0].yaxis.set_major_formatter('{x:g}') # 0.1, not a power of ten
-    axs[0].yaxis.set_minor_formatter(NullFormatter())
+    axs[0].yaxis.set_minor_formatter(plt.NullFormatter())
     axs[1].axhline(ceiling, color='gray', ls='--', lw=1, label=f'ceiling {ceiling:g}')
     axs[1].set(xlabel='epoch', ylabel='accuracy on held-out images', ylim=(0,1.03))
     for ax in axs:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
         ax.grid(alpha=.3)
         ax.legend()
     if path is not None: save_plot(path)
@@ -193,8 +191,7 @@ def save_plot(
     path # File of the picture
 ):
     "Save the current figure, and close it"
-    kind = Path(path).suffix[1:]
-    with whole_file(path) as tmp: plt.savefig(tmp, dpi=110, format=kind)
+    with whole_file(path) as tmp: plt.savefig(tmp, dpi=110, format=Path(path).suffix[1:])
     plt.close()
 
 # %% ../nbs/15_show.ipynb #a8da1cd0

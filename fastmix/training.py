@@ -7,12 +7,8 @@ __all__ = ['nesterov_sgd', 'is_paper', 'default_optimizer', 'optimizer_and_rate'
            'has_fast_bf16', 'pick_precision', 'set_precision', 'compile_model', 'SmoothLoss', 'LossWatch']
 
 # %% ../nbs/07_training.ipynb #fc55680d
-from fastai.basics import *
-from fastai.callback.schedule import ParamScheduler
-from fastai.callback.fp16 import AMPMode, MixedPrecision
-from fastai.callback.channelslast import ChannelsLast
-from fastai.callback.tracker import ReduceLROnPlateau
-from torch.amp import GradScaler, autocast
+from contextlib import ExitStack
+from fastai.vision.all import *
 from .checks import *
 from .models import BasicBlock
 
@@ -82,8 +78,7 @@ class StepDecay(ParamScheduler):
         self.opt.set_hyper('lr', self.rates*decay*min(warm, 1))
 
     def after_fit(self):
-        if self.opt is None or self.others: return
-        if self.hps['lr']: super().after_fit() # it is empty after `validate`
+        if self.hps['lr'] and not self.others: super().after_fit() # it is empty after `validate`
 
 # %% ../nbs/07_training.ipynb #1dad7873
 @patch
@@ -108,7 +103,7 @@ class DevicePrecision(MixedPrecision):
     "fastai's `MixedPrecision` on whatever device the learner has"
     name = 'mixed_precision' # by which `to_fp32` and `load_learner` know it
     _stateattrs = 'autocast','entered'
-    entered = False
+    entered = ExitStack() # what a batch began
     leave_fit = MixedPrecision.after_fit # an interrupted step's scaler does not pickle
 
     def settings(self): return dict(amp_mode=AMPMode(self.amp_mode).value)
@@ -116,20 +111,16 @@ class DevicePrecision(MixedPrecision):
     def before_fit(self):
         device = _device(self.dls.device).type
         half = AMPMode(self.amp_mode)==AMPMode.FP16
-        self.autocast = autocast(device, torch.float16 if half else torch.bfloat16)
-        self.learn.scaler = GradScaler(device, **{**self.kwargs, 'enabled': half})
-        self.scales = L()
+        self.autocast = torch.autocast(device, torch.float16 if half else torch.bfloat16)
+        self.learn.scaler = torch.GradScaler(device, **{**self.kwargs, 'enabled': half})
+        self.scales,self.entered = L(),ExitStack()
 
-    def before_batch(self):
-        self.autocast.__enter__()
-        self.entered = True
-
+    def before_batch(self): self.entered.enter_context(self.autocast)
     def after_loss(self): self.leave_batch()
 
     def leave_batch(self):
         "End autocast, if the batch began it"
-        if self.entered: self.autocast.__exit__(None, None, None)
-        self.entered = False
+        self.entered.close()
 
 # %% ../nbs/07_training.ipynb #ba687023
 def has_fast_bf16(
@@ -185,7 +176,7 @@ class SmoothLoss(AvgSmoothLoss):
 # %% ../nbs/07_training.ipynb #583d5be7
 class LossWatch(Callback):
     "Stop when the training loss is not finite"
-    order = Recorder.order+9 # after the loggers, before the progress bar
+    order = ProgressCallback.order-1 # after the loggers
     run_valid,start,_stateattrs = False,0,('shown',)
     every = 50 # batches between two checks on a GPU
 
@@ -212,15 +203,14 @@ def check_finite(self:LossWatch):
     "Check the smoothed loss"
     self.shown = self.recorder.losses[-1].cpu()
     if hasattr(self.learn, 'lr_finder'): return
-    if not torch.isfinite(self.shown): raise FloatingPointError(self._problem())
+    if not torch.isfinite(self.shown): raise FloatingPointError(_problem(self))
 
-@patch
-def _problem(self:LossWatch):
-    losses = self.recorder.losses[self.start:]
+def _problem(watch):
+    losses = watch.recorder.losses[watch.start:]
     i = next(i for i,l in enumerate(losses) if not torch.isfinite(l))
-    lr = self.recorder.lrs[self.start+i]
-    msg = f'the loss is not finite since epoch {self.epoch}, batch {i}, learning rate {lr:g}'
-    last = getattr(getattr(self.learn, 'checkpoint', None), 'last', None)
+    lr = watch.recorder.lrs[watch.start+i]
+    msg = f'the loss is not finite since epoch {watch.epoch}, batch {i}, learning rate {lr:g}'
+    last = nested_attr(watch, 'learn.checkpoint.last')
     return f'{msg}; the last good checkpoint is {last}' if last else msg
 
 @patch
