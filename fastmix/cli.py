@@ -7,13 +7,9 @@ __all__ = ['presets', 'choices', 'not_identity', 'advice', 'data_kind', 'Setting
            'run_folder', 'make_dls', 'make_learner', 'save_curves', 'save_run', 'train', 'main']
 
 # %% ../nbs/18_cli.ipynb #a5e5cb09
-import argparse, contextlib, itertools, json, os, sys, warnings
-from functools import partial
+import argparse, contextlib, json
 from importlib.util import find_spec
-from pathlib import Path
-from fastcore.basics import BasicRepr, store_attr
-from fastcore.meta import delegates
-from fastcore.script import anno_parser
+from fastcore.all import * # no PyTorch, which a wrong option need not wait for
 from .checks import *
 
 # %% ../nbs/18_cli.ipynb #9cbe7360
@@ -62,7 +58,7 @@ class Settings(BasicRepr):
         one_cycle:bool=False, # fastai's one cycle in place of these steps; lr is its peak
         wd:float=1e-4, # Weight decay
         n_samples:int=2, # Number of samples in a mixture
-        size:int=None, # Height and width in pixels. Default: 16 for digits, else 64
+        size:int=None, # Height and width in pixels. Default: 16 for digits, 64 for a folder
         skip_bad:bool=False, # Leave out images of a folder that cannot be read, and say how many
         seed:int=0, # Seed of everything random
         precision:str='auto', # fp32, bf16, fp16, or auto: what the device is fast at

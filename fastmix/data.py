@@ -180,6 +180,7 @@ class MultiSampleDL(TfmdDL):
 
 # %% ../nbs/11_data.ipynb #e80299da
 @patch
+@delegates(TfmdDL.new)
 def new(self:MultiSampleDL, dataset=None, cls=None, **kwargs):
     "The same loader with another data set, of another class or with other settings"
     if issubclass(ifnone(cls, type(self)), MultiSampleDL):
@@ -195,21 +196,17 @@ def new(self:MultiSampleDL, dataset=None, cls=None, **kwargs):
 def _pairs_stay(dl): # as those of validation data, and where nothing is shuffled
     return not dl.shuffle or getattr(dl.dataset, 'split_idx', 0)==1
 
-@patch
-def draw_pairs(self:MultiSampleDL,
-    seed:int
-)->Tensor: # Number of each sample's item in each slot `[N,n]`
-    "Draw a partner for every item of the data set"
-    n,N,how = len(self.dataset),self.n_samples,self.partner
+def _draw_pairs(dl, seed): # the number of each sample's item in each slot `[N,n]`
+    n,N,how = len(dl.dataset),dl.n_samples,dl.partner
     if how=='next': return torch.arange(n//N*N).view(-1, N).T
     g = keyed_rng(seed, n)
     if how!='other_class': return partners(n, N, how, g=g)
-    if not hasattr(self.dataset, 'tls'):
-        raise ValueError(f"partner='other_class' on a {type(self.dataset).__name__}: "
+    if not hasattr(dl.dataset, 'tls'):
+        raise ValueError(f"partner='other_class' on a {type(dl.dataset).__name__}: "
                          "expected fastai's Datasets, whose labels can be read")
-    if len(self.dataset.tls)<=self.dataset.n_inp: return partners(n, N, 'other', g=g)
-    if _pairs_stay(self): return partners(n, N, how, self.labels, g) # where one class may prevail
-    rows = [other_class_permutation(self.labels, g) for _ in range(1, N)]
+    if len(dl.dataset.tls)<=dl.dataset.n_inp: return partners(n, N, 'other', g=g)
+    if _pairs_stay(dl): return partners(n, N, how, dl.labels, g) # where one class may prevail
+    rows = [other_class_permutation(dl.labels, g) for _ in range(1, N)]
     return torch.stack([torch.arange(n), *rows])
 
 # %% ../nbs/11_data.ipynb #424bca50
@@ -221,26 +218,24 @@ def before_iter(self:MultiSampleDL):
         raise ValueError(f'bs={self.bs}: expected at most {self.n}, all there is, '
                          'as a smaller last batch is dropped')
     if self.n_samples==1: return
-    if not _pairs_stay(self): self.pair_idx = self.draw_pairs(self.rng.getrandbits(32))
-    elif self.pair_idx is None: self.pair_idx = self.draw_pairs(self.pair_seed)
+    if not _pairs_stay(self): self.pair_idx = _draw_pairs(self, self.rng.getrandbits(32))
+    elif self.pair_idx is None: self.pair_idx = _draw_pairs(self, self.pair_seed)
 
 # %% ../nbs/11_data.ipynb #a0ef3e5e
 class Slots(tuple): "The contents of the slots, in order: items, or images"
 
-@patch
-def one_item(self:MultiSampleDL, i:int):
-    "Item `i` of the data set; `None` if it is left out, as its image cannot be decoded"
-    try: return TfmdDL.do_item(self, i)
+def _one_item(dl, i): # `None` if it is left out, as its image cannot be decoded
+    try: return TfmdDL.do_item(dl, i)
     except (OSError, SyntaxError, AssertionError) as e: # the last one of a wrong type
-        problem = f'{source_name(self.dataset, i)}: expected an image, {last_line(e)}'
-    if not self.skip_bad: raise ValueError(problem)
-    say_left_out(1, len(self.dataset), problem)
+        problem = f'{source_name(dl.dataset, i)}: expected an image, {last_line(e)}'
+    if not dl.skip_bad: raise ValueError(problem)
+    say_left_out(1, len(dl.dataset), problem)
 
 @patch
 def do_item(self:MultiSampleDL, s):
     paired = s is not None and self.pair_idx is not None
     idx = self.pair_idx[:,s].tolist() if paired else [s]*self.n_samples
-    items = [self.one_item(i) for i in idx]
+    items = [_one_item(self, i) for i in idx]
     if any(o is None for o in items): return None
     return tuple(itertools.chain(*zip(*items))) if self.n_samples>1 else items[0]
 

@@ -169,7 +169,8 @@ def check_room(
     if need<=free: return
     where = f'memory of {device}'
     remedy = "cache=True and device='cpu', which leave them on disk, then .cuda()"
-    if folder: where,remedy = 'disk space','a cache on another disk'
+    if folder and device.type!='cuda': where = 'disk space'
+    if folder: remedy = 'a cache on another disk'
     size = 'x'.join(map(str, x.shape))
     raise ValueError(f'{n} images of {size} take {need/1e9:,.2f} GB: expected at most '
                      f'{free/1e9:,.2f} GB, nine tenths of the free {where}; '

@@ -199,8 +199,6 @@ def inside_itself(
     real += map(str, Path(real[-1]).parents)
     return len(set(real))<len(real)
 
-
-
 # %% ../nbs/03_reading.ipynb #74d16f3a
 def image_files(
     path, # A folder
@@ -215,8 +213,9 @@ def image_files(
         below = [o for o in sorted(names) if recurse and o[0]!='.' and o in (chosen or names)]
         names[:] = [o for o in below if not inside_itself(at/o, path)]
         if chosen and '.' not in chosen: continue
-        images = L(at/f for f in sorted(fs) if f[0]!='.').filter(os.path.isfile) # and no pipe
-        files += images.filter(lambda o: o.suffix.lower() in image_extensions)
+        images = L(at/f for f in sorted(fs) if f[0]!='.')
+        images = images.filter(lambda o: o.suffix.lower() in image_extensions)
+        files += images.filter(os.path.isfile) # no pipe, no device and no link to itself
     return files
 
 # %% ../nbs/03_reading.ipynb #6b284749

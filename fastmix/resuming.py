@@ -286,7 +286,7 @@ def load_checkpoint(
     except Exception as e: # PyTorch's own words would advise to run what the file says
         raise ValueError(f'{path} is no whole checkpoint, {type(e).__name__}') from e
     parts = [type(d.get(k)) for k in ('facts','state')] if isinstance(d, dict) else []
-    if parts==[dict,dict] and d.get('format')=='fastmix 5': return d
+    if parts==[dict,dict] and d.get('format')=='fastmix 6': return d
     raise ValueError(f'{path} is not a checkpoint of this fastmix')
 
 def checkpoint_files(
@@ -351,7 +351,7 @@ class Checkpoint(Callback):
         if not all(p.isfinite().all() for p in self.model.parameters()):
             hint = f'; the last good checkpoint is {self.last}' if self.last else ''
             raise FloatingPointError(f'the weights are not finite after epoch {self.epoch}{hint}')
-        d = dict(format='fastmix 5', facts=self.facts, state=train_state(self.learn))
+        d = dict(format='fastmix 6', facts=self.facts, state=train_state(self.learn))
         path = self.folder/f'checkpoint-{self.epoch:05}.pt'
         self.last = on_rank0(partial(save_checkpoint, path, d))
 

@@ -149,7 +149,7 @@ def show_mixed(self:Learner,
     check_int('max_n', max_n, 1)
     rules = [rule for cb in self.cbs for rule in getattr(cb, 'rules', [cb])]
     cb = first(rules, lambda o: hasattr(type(o), 'mix_batch'))
-    if cb is None: raise ValueError('no mixing callback in this learner: expected one, as Mixup()')
+    if cb is None: raise ValueError('no mixing callback: expected one such as Mixup()')
     was,self.training = self.training,True
     try: pics,mixed = _mixture_pictures(self, cb, seed)
     finally: self.training = was

@@ -431,7 +431,7 @@ def test_tensorboard_with_what_is_no_number(tmp_path, monkeypatch):
     learn.validate()
     scalars = EventAccumulator(str(tmp_path/'tb')).Reload().Tags()['scalars']
     assert {'valid_loss','accuracy'} <= set(scalars) and not {'top2','f1_score'} & set(scalars)
-    assert len(EventAccumulator(str(tmp_path/'tb')).Reload().Scalars('accuracy'))==1
+    assert len(EventAccumulator(str(tmp_path/'tb')).Reload().Scalars('valid_loss'))==1
 
 def test_loggers_see_the_loss_before_the_progress_bar():
     assert TensorBoardCallback.order < LossWatch.order < ProgressCallback.order
