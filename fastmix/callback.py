@@ -406,7 +406,7 @@ def before_fit(self:MixupC):
 def before_batch(self:MixupC):
     self.mixed = self.apply(self.mixing)
     scale = getattr(get_model(self.model), 'slot_scale', None)
-    if getattr(self.mixed, 'w_x', None) is not None and scale is not None: # scaled already
+    if getattr(self.mixed, 'w_x', None) is not None and scale is not None: # scaled
         self.learn.xb = tuple(x/scale for x in self.xb)
 
 @patch

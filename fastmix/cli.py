@@ -58,7 +58,7 @@ class Settings(BasicRepr):
         one_cycle:bool=False, # fastai's one cycle in place of these steps; lr is its peak
         wd:float=1e-4, # Weight decay
         n_samples:int=2, # Number of samples in a mixture
-        size:int=None, # Height and width in pixels. Default: 16 for digits, 64 for a folder
+        size:int=None, # Height and width in pixels. Default: digits 16, folders 64
         skip_bad:bool=False, # Leave out images of a folder that cannot be read, and say how many
         seed:int=0, # Seed of everything random
         precision:str='auto', # fp32, bf16, fp16, or auto: what the device is fast at
@@ -274,7 +274,7 @@ def main(
     argv=None # Arguments; `None`: those of the command line
 ):
     "`fastmix-train`; status 2 for a bad setting, 1 for a failed run, 130 after Ctrl-C"
-    warnings.filterwarnings('ignore', category=FutureWarning, module='torch') # about itself
+    warnings.filterwarnings('ignore', category=FutureWarning, module='torch')
     try:
         given = _parse(argv)
         mute = given.get('quiet') or _rank()

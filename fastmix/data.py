@@ -407,7 +407,10 @@ def normalize_as(
     net:nn.Module # A pretrained network
 ):
     "Normalize the images as the weights of `net` expect it"
-    if dls.after_batch.fs.filter(risinstance(Normalize)): return
     cfg = dict(zip(('mean','std'), imagenet_stats)) | getattr(net, 'default_cfg', {}) # timm's
+    if there := first(dls.after_batch.fs, risinstance(Normalize)):
+        if abs(there.std.flatten().mean()-tensor(cfg['std']).mean())<.1: return
+        return warn(f"the loaders normalize by std={there.std.flatten().tolist()}, this network "
+                    f"expects {cfg['std']}: make new loaders for it")
     dls.add_tfms([Normalize.from_stats(cfg['mean'], cfg['std'])], 'after_batch')
     dls.to(dls.device) # with these statistics

@@ -72,13 +72,18 @@ def _load_from_state_dict(self:MultiSample, state_dict, prefix, *args):
     nn.Module._load_from_state_dict(self, state_dict, prefix, *args)
 
 # %% ../nbs/06_models.ipynb #0de9e170
+def _heads(model): # and their name
+    for name,m in model.named_modules():
+        if isinstance(m, Heads): return name,m
+    raise ValueError(f'{type(model.net).__name__} without Heads: expected a network that '
+                     'multi_sample_model or cifar_resnet made')
+
 @patch(as_prop=True)
 def config(self:MultiSample)->dict:
     "Settings from which the network can be built again, as plain JSON values"
     config = {k:getattr(self, k) for k in ('arch','n_samples','n_heads','n_in','vocab','settings')}
-    n_classes = next((m.c for m in self.modules() if isinstance(m, Heads)), None)
     scale = None if self.slot_scale is None else float(self.slot_scale)
-    return dict(config, n_classes=n_classes, slot_scale=scale)
+    return dict(config, n_classes=_heads(self)[1].c, slot_scale=scale)
 
 # %% ../nbs/06_models.ipynb #97f810fe
 def _conv3(ni, nf): return nn.Conv2d(ni, nf, 3, padding=1, bias=False)
@@ -194,12 +199,6 @@ def _drop_extras(model): # of GoogLeNet and Inception, which are made for one im
         model.default_cfg = dict(mean=[.5]*3, std=[.5]*3) # as timm says it
 
 # %% ../nbs/06_models.ipynb #77d3f22e
-def _heads(model): # and their name
-    for name,m in model.named_modules():
-        if isinstance(m, Heads): return name,m
-    raise ValueError(f'{type(model.net).__name__} without Heads: expected a network that '
-                     'multi_sample_model or cifar_resnet made')
-
 def _plain_net(model): # a copy; of a network of ours for one image, with its head a linear layer
     if not isinstance(model, MultiSample): return deepcopy(model)
     one = to_single(model)
@@ -222,7 +221,9 @@ def multi_sample_model(
     _drop_extras(model)
     conv,name,linear = _check_ends(model)
     w,n_in = conv.weight,check_int('n_in', ifnone(n_in, conv.in_channels), 1)
-    if n_in!=conv.in_channels: # gray images give the features that their three equal channels gave
+    c = conv.in_channels
+    if n_in>c: w = w[:,torch.arange(n_in)%c]*c/n_in # as timm does: the colours again
+    elif n_in<c: # gray images give the features of three equal channels
         w = w.sum(1, keepdim=True).expand(-1,n_in,-1,-1)/n_in
     _set_input(conv, w.repeat(1,n_samples,1,1)/n_samples)
     heads = Heads(linear.in_features, n_heads, n_classes, bias=linear.bias is not None)
@@ -266,14 +267,22 @@ def _timm_net(name, **kwargs):
     raise ValueError(f'arch={name!r}: expected a network of timm, as {near!r}, '
                      'or a function, as resnet56')
 
+# %% ../nbs/06_models.ipynb #fd904dd6
 def _single_net(arch, n_in, pretrained):
     "The network for one image that `arch` is, names or makes"
     if isinstance(arch, nn.Module): return arch
     if isinstance(arch, str): return _timm_net(arch, pretrained=pretrained, in_chans=n_in)
     if not callable(arch):
         raise ValueError(f'arch={arch!r}: expected a function, a name or a network')
-    asked = {'weights': 'DEFAULT'} if 'weights' in _params(arch) else {'pretrained': True}
-    return arch(**asked) if pretrained else arch()
+    if not pretrained: return arch()
+    lib,_,name = (_arch_name(arch) or '').partition('/')
+    if lib=='fastai' and name!='xresnet50':
+        raise ValueError(f'pretrained=True: fastai has no weights of {name}')
+    net = arch(**({'weights': 'DEFAULT'} if 'weights' in _params(arch) else {'pretrained': True}))
+    if lib=='torchvision': # the statistics of the images, where timm has them
+        made_for = torchvision.models.get_model_weights(arch).DEFAULT.transforms()
+        net.default_cfg = dict(mean=made_for.mean, std=made_for.std)
+    return net
 
 # %% ../nbs/06_models.ipynb #240dd925
 def make_model(
@@ -285,6 +294,8 @@ def make_model(
     pretrained:bool=False # Start a timm, torchvision or fastai network with its pretrained weights
 )->MultiSample:
     "Build `arch` for `n_samples` images and `n_heads` heads"
+    if pretrained and isinstance(arch, nn.Module):
+        raise ValueError('pretrained=True: expected a name or a function, not a network')
     if isinstance(arch, MultiSample): # `check_model` counts its slots
         if n_heads in (None,arch.n_heads) or arch.n_samples!=n_samples: return arch
         raise ValueError(f'n_heads={n_heads}: expected {arch.n_heads}, as this network has')
@@ -332,6 +343,7 @@ def check_model(
     try: out,heads = _tried(deepcopy(model).cpu().eval(), one)
     except Exception as e:
         raise ValueError(f'{name} does not take images of {tuple(xs[0].shape[1:])}: {e}') from e
+    if not hasattr(out, 'shape'): raise ValueError(f'{name} answers with a {type(out).__name__}')
     want = (model.n_heads,n_classes) if model.n_heads>1 else (n_classes,)
     if out.shape[1:]!=want:
         raise ValueError(f'{name} answers an image with {tuple(out.shape[1:])}: expected '
@@ -368,5 +380,6 @@ def slot_groups(
         body,head = nn.Sequential(*layers[:meta['cut']]),nn.Sequential(*layers[meta['cut']:])
         return meta['split'](nn.Sequential(body, head))
     heads = L(m for m in model.modules() if isinstance(m, Heads))
+    if isinstance(model.net, nn.Sequential) and len(model.net)==2: return default_split(model.net)
     in_heads = set(heads.map(params).concat())
     return L([p for p in model.parameters() if p not in in_heads], *heads.map(params))

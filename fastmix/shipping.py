@@ -57,6 +57,8 @@ def _build(config, weights, arch):
         or sizes['n_samples']*sizes['n_in'] not in {o[1] for o in shapes}):
         raise ValueError(f'{sizes}: expected the sizes of its weights')
     model = make_model(builder, **sizes)
+    weights = OrderedDict(weights) # with what safetensors leaves out, versions of the layers
+    weights._metadata = model.state_dict()._metadata
     try: model.load_state_dict(weights)
     except RuntimeError as e:
         raise ValueError(f'expected weights of {model.arch}: {last_line(e)}') from e

@@ -1,11 +1,11 @@
 "The networks: He et al.'s, any other one with N slots and N heads, and the way back to one"
-import pytest, timm, torch, torchvision.models as tv
+import pytest, timm, torch, warnings, torchvision.models as tv
 from functools import partial
 from hypothesis import given, settings, strategies as st
 from torch import nn, Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
-from fastai.vision.all import create_vision_model, models, tensor, xresnet18
+from fastai.vision.all import Normalize, create_vision_model, models, tensor, xresnet18
 from fastmix.all import *
 from fastmix.models import Heads, check_model, make_model, named_arch, slot_groups
 
@@ -215,6 +215,49 @@ def test_networks_without_heads_are_told():
     own = MultiSample(nn.Sequential(nn.Conv2d(6,4,3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4,5)), 2, 1)
     for f in (to_single, lambda m: multi_sample_model(m, 1, 5)):
         with pytest.raises(ValueError, match='Sequential without Heads: expected a network that multi_sample_model or cifar_resnet made'): f(own)
+
+def test_more_channels_have_the_same_colours():
+    "Images that come twice, with six channels, give the features of three"
+    net,x = padded(),torch.randn(2,3,8,8)
+    for n in (1,2): assert_close(features(multi_sample_model(net, n, 4, n_in=6), Heads, *[torch.cat([x,x], 1)]*n), features(net, nn.Linear, x))
+
+def test_groups_of_a_network_that_fastai_cut():
+    "Its new head trains while the body is frozen, as `vision_learner` has it"
+    net = create_vision_model(models.resnet18, 10, pretrained=False)
+    m = multi_sample_model(net, 2, 5)
+    body,head = slot_groups(m)
+    assert list(map(id, body))==list(map(id, m.net[0].parameters())) and list(map(id, head))==list(map(id, m.net[1].parameters()))
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = padded()
+    def forward(self, x): return self.net(x),x
+
+def test_an_answer_that_is_no_tensor():
+    m = multi_sample_model(Pair(), 1, 4)
+    with pytest.raises(ValueError, match='Pair answers with a tuple'): check_model(m, (torch.randn(2,3,8,8),), 1, 4)
+
+@pytest.mark.parametrize('arch,said', [(tv.resnet18(), 'pretrained=True: expected a name or a function, not a network'), (tiny(10), 'not a network'),
+                                       (xresnet18, 'pretrained=True: fastai has no weights of xresnet18')], ids=['network','ours','xresnet18'])
+def test_weights_that_do_not_exist(arch, said):
+    with pytest.raises(ValueError, match=said): make_model(arch, 10, 1, pretrained=True)
+
+def test_statistics_of_torchvisions_weights(monkeypatch):
+    monkeypatch.setattr(tv.WeightsEnum, 'get_state_dict', lambda self, **kw: tv.resnet18().state_dict())
+    assert make_model(tv.resnet18, 10, 1, pretrained=True).net.default_cfg==dict(mean=[.485,.456,.406], std=[.229,.224,.225])
+
+def test_loaders_of_another_normalization():
+    from fastmix.data import normalize_as
+    net,dls = nn.Identity(),digits_dls(1, size=8)
+    dls.add_tfms([Normalize.from_stats([.5]*3, [.5]*3)], 'after_batch')
+    net.default_cfg = dict(mean=[.5]*3, std=[.5]*3)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        normalize_as(dls, net)
+    net.default_cfg = {} # ImageNet's
+    with pytest.warns(UserWarning, match=r'the loaders normalize by std=\[0.5, 0.5, 0.5\], this network expects .*: make new loaders'): normalize_as(dls, net)
+    assert len(dls.after_batch.fs.filter(lambda o: isinstance(o, Normalize)))==1
 
 @pytest.mark.parametrize('last,ok', [(nn.LogSoftmax(1),False), (nn.Softmax(1),False), (nn.Dropout(.5),True), (nn.Identity(),True)])
 def test_a_softmax_behind_the_heads_is_refused(last, ok):

@@ -64,7 +64,7 @@ def test_weights_travel_without_pickle(tmp_path):
     assert by_hand(mixup_c_learner(digits(tmp_path), arch=m), *xs).equal(m(*xs))
 
 archs = [(tv.resnet18,'torchvision/resnet18'), ('test_resnet','timm/test_resnet'),
-         (xresnet18,'fastai/xresnet18'), (partial(resnet20, width=2),'fastmix/resnet20x2')]
+         (xresnet18,'fastai/xresnet18'), (tv.mnasnet0_5,'torchvision/mnasnet0_5'), (partial(resnet20, width=2),'fastmix/resnet20x2')]
 @pytest.mark.parametrize('arch,name', archs, ids=[o[1] for o in archs])
 def test_weights_of_other_libraries(arch, name, tmp_path):
     learn = single(tmp_path, arch=arch)
