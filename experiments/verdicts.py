@@ -170,6 +170,7 @@ variants = ('same .3','same .6','same .6, fading','repeats 2','same .3, repeats 
             'width 2, half the epochs','width 2, half the epochs, same .6, fading','patches',
             'patches, fading','norm','one cycle','width 2, half the epochs, norm','norm, one cycle',
             'twice the epochs, norm, one cycle','twice the epochs, norm, ERM recipe',
+            'twice the epochs, norm, patches, ERM recipe',
             'width 2, half the epochs, norm, one cycle')
 rises = 'a straight line through {} Top2 over R rises by more than 1 point from R=0 to R=.5'
 

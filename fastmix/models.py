@@ -72,18 +72,13 @@ def _load_from_state_dict(self:MultiSample, state_dict, prefix, *args):
     nn.Module._load_from_state_dict(self, state_dict, prefix, *args)
 
 # %% ../nbs/06_models.ipynb #0de9e170
-def _heads(model): # and their name
-    for name,m in model.named_modules():
-        if isinstance(m, Heads): return name,m
-    raise ValueError(f'{type(model.net).__name__} without Heads: expected a network that '
-                     'multi_sample_model or cifar_resnet made')
-
 @patch(as_prop=True)
 def config(self:MultiSample)->dict:
     "Settings from which the network can be built again, as plain JSON values"
     config = {k:getattr(self, k) for k in ('arch','n_samples','n_heads','n_in','vocab','settings')}
+    n_classes = next((m.c for m in self.modules() if isinstance(m, Heads)), None)
     scale = None if self.slot_scale is None else float(self.slot_scale)
-    return dict(config, n_classes=_heads(self)[1].c, slot_scale=scale)
+    return dict(config, n_classes=n_classes, slot_scale=scale)
 
 # %% ../nbs/06_models.ipynb #97f810fe
 def _conv3(ni, nf): return nn.Conv2d(ni, nf, 3, padding=1, bias=False)
@@ -199,6 +194,12 @@ def _drop_extras(model): # of GoogLeNet and Inception, which are made for one im
         model.default_cfg = dict(mean=[.5]*3, std=[.5]*3) # as timm says it
 
 # %% ../nbs/06_models.ipynb #77d3f22e
+def _heads(model): # and their name
+    for name,m in model.named_modules():
+        if isinstance(m, Heads): return name,m
+    raise ValueError(f'{type(model.net).__name__} without Heads: expected a network that '
+                     'multi_sample_model or cifar_resnet made')
+
 def _plain_net(model): # a copy; of a network of ours for one image, with its head a linear layer
     if not isinstance(model, MultiSample): return deepcopy(model)
     one = to_single(model)

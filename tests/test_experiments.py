@@ -156,7 +156,7 @@ def test_what_is_beyond_the_paper_shares_its_runs():
     assert family['ERM']==pace['ResNet-20']==table1['ERM']
     assert family['mixup-C']==pace['ResNet-20, 2 slots']==table1['mixup-C']
     assert family['width 2']==pace['ResNet-20, 2 slots, width 2']
-    assert len({*pace.values(), *family.values()})==10+21-3 # three are in both
+    assert len({*pace.values(), *family.values()})==10+22-3 # three are in both
     assert not {'throughput','two_heads'} & set(runs.not_in_all['mid'])
 
 def test_a_norm_of_the_losses_favours_the_head_that_falls_behind():
@@ -166,6 +166,8 @@ def test_a_norm_of_the_losses_favours_the_head_that_falls_behind():
     torch.testing.assert_close(loss(1), each.sum())
     torch.testing.assert_close(loss(2), (2*(each**2).sum())**.5)
     torch.testing.assert_close(loss(math.inf), 2*each.max())
+    w = torch.tensor([[2.,0.]]).expand(5, 2) # as patches weigh the slots
+    torch.testing.assert_close(train.NormLoss(F.cross_entropy, 2, 1)(pred, *ys, w=w), 2*each[0])
 
 def test_two_slots_share_the_picture():
     cb,bs = train.PatchMixupC(1., seed=0),200
@@ -533,7 +535,7 @@ def test_the_findings_speak_of_these_verdicts():
         came[r['claim']] = came.get(r['claim'], '') + letter[v]
     assert came==dict(table1='++?+++' '++?+++' '---?-+' '--' '---?--', fig4='??+pp', fig5='--', fig5_batch='--', fig2='?p', fig6='++',
                       fig1='+-+?' '+-++' '--?-', gradient='??', recipe='p+?',
-                      throughput='?000', two_heads='??????0?0???0??000')
+                      throughput='??00', two_heads='??????0?0???0????00')
 
 def test_two_seeds_decide_nothing():
     f = lambda t: dict(single_acc=.5, tuned_acc=.6+noise(t))
