@@ -121,7 +121,7 @@ def test_methods(method, no_pictures, capsys):
 
 def test_advice(no_pictures, capsys):
     "What a long training is told can be typed, and is not told again"
-    long = '--epochs',20,'--size',2,'--bs',1024,'--lr',.01,'--arch','resnet20','--method','erm'
+    long = '--epochs',20,'--size',8,'--bs',1024,'--arch','resnet20','--method','erm'
     assert status(*long, '--out','long')==0
     assert capsys.readouterr().out.splitlines()[-1].endswith(f': {cli.advice}')
     assert status(*long, *cli.advice.split(), '--out','advised')==0
