@@ -144,6 +144,8 @@ def _families(scale, seed):
     # Half the images a step in two rows each, for half the epochs: as many steps of as many rows
     twice = dict(repeats=2, bs=bs, epochs=epochs)
     half = dict(width=2, epochs=epochs)
+    long = dict(norm=2, one_cycle=True, epochs=2*whole)
+    erm = dict(wd=5e-4, bias_lr=64) # besides one cycle the best of ERM's own recipes (claim `recipe`)
     # The most promising first, as one head won at double width without a norm: 76 and 47 % per slot
     return {'ERM': run(scale, seed, 'erm'),
             'mixup-C': heads(scale, seed),
@@ -152,13 +154,10 @@ def _families(scale, seed):
             'norm, one cycle': heads(scale, seed, norm=2, one_cycle=True),
             'one cycle': heads(scale, seed, one_cycle=True), # what the schedule gives alone
             'ERM, one cycle': run(scale, seed, 'erm', one_cycle=True),
-            'twice the epochs, norm, one cycle': heads(scale, seed, norm=2, one_cycle=True, epochs=2*whole),
-            # The best of ERM's own recipes (claim `recipe`): with a larger weight decay and faster biases
-            'twice the epochs, norm, ERM recipe': heads(scale, seed, norm=2, one_cycle=True, epochs=2*whole,
-                                                        wd=5e-4, bias_lr=64),
+            'twice the epochs, norm, one cycle': heads(scale, seed, **long),
+            'twice the epochs, norm, ERM recipe': heads(scale, seed, **long, **erm),
             # Which overfits still: 88 and 86% per slot in training, 78 and 77% on test pairs
-            'twice the epochs, norm, patches, ERM recipe': heads(scale, seed, norm=2, patch=.5, one_cycle=True,
-                                                                 epochs=2*whole, wd=5e-4, bias_lr=64),
+            'twice the epochs, norm, patches, ERM recipe': heads(scale, seed, patch=.5, **long, **erm),
             'width 2, half the epochs, norm, one cycle': heads(scale, seed, norm=2, one_cycle=True, **half),
             'width 2, half the epochs, norm': heads(scale, seed, norm=2, **half),
             'same .6, fading': heads(scale, seed, same=.6, fade=0), # from the first epoch on

@@ -7,7 +7,6 @@ import fastmix, fastmix.all
 from fastmix.all import *
 from fastmix.callback import MixBase
 from fastmix.core import box_mask, draw_weights
-from fastmix.losses import weighted_loss
 from fastmix.memory import InMemoryDL
 from fastmix.metrics import MixMetric, predicted
 from fastmix.models import cifar_resnet
@@ -160,9 +159,8 @@ class NormLoss(HeadsLoss):
     def __init__(self, func, n, p): # `p`: 1 is the sum, infinity the worst head alone
         super().__init__(func, n)
         self.p = p
-    def __call__(self, pred, *ys, w=None): # as in `HeadsLoss`
-        fs = [self.func]*len(ys) if w is None else [partial(weighted_loss, self.func, w=o) for o in w.T]
-        each = torch.stack([f(p, y) for f,p,y in zip(fs, self.heads(pred), ys)])
+    def __call__(self, pred, *ys, w=None):
+        each = torch.stack(self.each(pred, ys, w))
         return each.norm(self.p)*len(each)**(1-1/self.p) # the sum, where they are equal
 
 def learner(s, dls, compile=False):

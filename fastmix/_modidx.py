@@ -232,6 +232,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'fastmix.losses.HeadsLoss.__repr__': ('losses.html#headsloss.__repr__', 'fastmix/losses.py'),
                                 'fastmix.losses.HeadsLoss.activation': ('losses.html#headsloss.activation', 'fastmix/losses.py'),
                                 'fastmix.losses.HeadsLoss.decodes': ('losses.html#headsloss.decodes', 'fastmix/losses.py'),
+                                'fastmix.losses.HeadsLoss.each': ('losses.html#headsloss.each', 'fastmix/losses.py'),
                                 'fastmix.losses.HeadsLoss.heads': ('losses.html#headsloss.heads', 'fastmix/losses.py'),
                                 'fastmix.losses.HeadsLoss.to': ('losses.html#headsloss.to', 'fastmix/losses.py'),
                                 'fastmix.losses._copy_loss': ('losses.html#_copy_loss', 'fastmix/losses.py'),

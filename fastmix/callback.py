@@ -406,8 +406,8 @@ def before_fit(self:MixupC):
 def before_batch(self:MixupC):
     self.mixed = self.apply(self.mixing)
     scale = getattr(get_model(self.model), 'slot_scale', None)
-    if getattr(self.mixed, 'w_x', None) is not None and scale is not None: # scaled
-        self.learn.xb = tuple(x/scale for x in self.xb)
+    if getattr(self.mixed, 'w_x', None) is not None and scale is not None:
+        self.learn.xb = tuple(x/scale for x in self.xb) # as the network scales them too
 
 @patch
 def after_loss(self:MixupC):

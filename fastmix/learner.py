@@ -225,11 +225,12 @@ def mixup_learner(
     if mix is not None and not isinstance(mix, (Mix,MixChoice)):
         raise ValueError(f'mix={mix!r}: expected a mixing callback such as MixupX()')
     if (n := getattr(dls, 'n_samples', 1))>1: raise ValueError(f'loaders of {n} slots: expected 1')
-    rule = ifnone(mix, first(_callbacks(cbs), risinstance((Mix,MixChoice))))
+    cbs = _callbacks(L(mix)+L(cbs))
+    rule = first(cbs, risinstance((Mix,MixChoice)))
     mixed = getattr(rule, 'mix_valid', False)
     if metrics is None: metrics = default_metrics(target_kind(dls), mixed=mixed)
     title = 'ERM' if rule is None else type(rule).__name__
-    kwargs.update(metrics=metrics, cbs=L(mix)+L(cbs))
+    kwargs.update(metrics=metrics, cbs=cbs)
     return slots_learner(MixupLearner, dls, arch, 1, 1, title, **kwargs)
 
 # %% ../nbs/14_learner.ipynb #d6f20459

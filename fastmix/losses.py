@@ -112,16 +112,22 @@ class HeadsLoss(BaseLoss): # a fastai loss, so that fastai moves it to the devic
         w:Tensor=None, # Weights of the slots' losses `[b,n]`, `[1,n]` (5.3); `None`: none
         **kwargs # For `func`
     )->Tensor: # As `func` shapes it
-        n = len(preds := self.heads(pred))
-        if len(ys)!=n:
-            raise ValueError(f'{len(ys)} labels for each sample: expected n={n}, one per slot')
-        fs = [self.func]*n if w is None else [partial(weighted_loss, self.func, w=o) for o in w.T]
-        total = sum(f(p, y, **kwargs) for f,p,y in zip(fs, preds, ys))
-        return total/n if (self.mean if pred.ndim>2 else w is None) else total
+        each = self.each(pred, ys, w, **kwargs)
+        return sum(each)/len(each) if (self.mean if pred.ndim>2 else w is None) else sum(each)
 
     def heads(self, pred): return pred.unbind(1) if pred.ndim==3 else [pred]*self.n
     def __repr__(self):
         return f"{'Mean' if self.mean else 'Sum'} over {self.n} slots of {self.func}"
+
+# %% ../nbs/04_losses.ipynb #2ed9b84c
+@patch
+def each(self:HeadsLoss, pred, ys, w=None, **kwargs):
+    "The loss of every head"
+    n = len(preds := self.heads(pred))
+    if len(ys)!=n:
+        raise ValueError(f'{len(ys)} labels for each sample: expected n={n}, one per slot')
+    fs = [self.func]*n if w is None else [partial(weighted_loss, self.func, w=o) for o in w.T]
+    return [f(p, y, **kwargs) for f,p,y in zip(fs, preds, ys)]
 
 # %% ../nbs/04_losses.ipynb #fb4b94b9
 def heads_loss(

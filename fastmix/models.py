@@ -221,8 +221,8 @@ def multi_sample_model(
     arch,model = model.arch if isinstance(model, MultiSample) else None,_plain_net(model)
     _drop_extras(model)
     conv,name,linear = _check_ends(model)
-    w,n_in = conv.weight,check_int('n_in', ifnone(n_in, conv.in_channels), 1)
-    c = conv.in_channels
+    w,c = conv.weight,conv.in_channels
+    n_in = check_int('n_in', ifnone(n_in, c), 1)
     if n_in>c: w = w[:,torch.arange(n_in)%c]*c/n_in # as timm does: the colours again
     elif n_in<c: # gray images give the features of three equal channels
         w = w.sum(1, keepdim=True).expand(-1,n_in,-1,-1)/n_in
@@ -381,6 +381,7 @@ def slot_groups(
         body,head = nn.Sequential(*layers[:meta['cut']]),nn.Sequential(*layers[meta['cut']:])
         return meta['split'](nn.Sequential(body, head))
     heads = L(m for m in model.modules() if isinstance(m, Heads))
-    if isinstance(model.net, nn.Sequential) and len(model.net)==2: return default_split(model.net)
+    if isinstance(model.net, nn.Sequential) and len(model.net)==2: # as fastai cuts a network
+        if all(groups := default_split(model.net)): return groups
     in_heads = set(heads.map(params).concat())
     return L([p for p in model.parameters() if p not in in_heads], *heads.map(params))

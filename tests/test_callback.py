@@ -717,7 +717,6 @@ def test_a_loss_of_two_divisors(loss):
     with pytest.raises(TypeError, match='use CrossEntropyLossFlat.weight=…, label_smoothing=…., or mix with per='): learner(Mixup(), loss).fit(1)
     learner(Mixup(per='batch'), loss).fit(1)
 
-def deaf(pred, y, **kwargs): return F.cross_entropy(pred, y)
 @pytest.mark.parametrize('cb', [partial(Mixup, when=until), partial(MixChoice, Mixup(), None), SamplePairing], ids=['until','choice','pairing'])
 def test_a_loss_that_does_not_average_in_batches_without_mixing(cb):
     a,b = [learner(cb(seed=0), nn.CrossEntropyLoss(reduction=r)) for r in ('none','mean')]
@@ -746,6 +745,7 @@ def test_a_batch_that_is_no_tensor():
     cb.learn = SimpleNamespace(xb=({'image':1},), yb=(tensor([1]),), training=True)
     with pytest.raises(ValueError, match='batch of dict: expected tensors'): cb.apply(1.)
 
+def deaf(pred, y, **kwargs): return F.cross_entropy(pred, y)
 class Deaf(nn.Module):
     reduction = 'mean'
     def forward(self, pred, y): return F.cross_entropy(pred, y)

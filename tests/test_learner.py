@@ -429,9 +429,10 @@ def test_tensorboard_with_what_is_no_number(tmp_path, monkeypatch):
     (answers,),pred = shown[0]
     same(answers, pred.argmax(1))
     learn.validate()
-    scalars = EventAccumulator(str(tmp_path/'tb')).Reload().Tags()['scalars']
-    assert {'valid_loss','accuracy'} <= set(scalars) and not {'top2','f1_score'} & set(scalars)
-    assert len(EventAccumulator(str(tmp_path/'tb')).Reload().Scalars('valid_loss'))==1
+    log = EventAccumulator(str(tmp_path/'tb')).Reload()
+    scalars = set(log.Tags()['scalars'])
+    assert {'valid_loss','accuracy'} <= scalars and not {'top2','f1_score'} & scalars
+    assert len(log.Scalars('valid_loss'))==1
 
 def test_loggers_see_the_loss_before_the_progress_bar():
     assert TensorBoardCallback.order < LossWatch.order < ProgressCallback.order

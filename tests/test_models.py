@@ -228,6 +228,14 @@ def test_groups_of_a_network_that_fastai_cut():
     body,head = slot_groups(m)
     assert list(map(id, body))==list(map(id, m.net[0].parameters())) and list(map(id, head))==list(map(id, m.net[1].parameters()))
 
+@pytest.mark.parametrize('net', [nn.Sequential(nn.Identity(), padded()), nn.Sequential(padded(), nn.Identity())], ids=['before','behind'])
+def test_groups_of_a_wrapped_network(net):
+    "A step without weights before or behind it is no group: the heads alone train while the rest is frozen"
+    m = multi_sample_model(net, 2, 5)
+    body,*heads = slot_groups(m)
+    own = [p for o in m.modules() if isinstance(o, Heads) for p in o.parameters()]
+    assert body and len(heads)==1 and list(map(id, heads[0]))==list(map(id, own))
+
 class Pair(nn.Module):
     def __init__(self):
         super().__init__()
