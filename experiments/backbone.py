@@ -120,7 +120,7 @@ def work(file=default_file):
     made_by = provenance()
     for key,s in todo().items():
         with results.Claim(file.parent/'unfinished'/key) as mine:
-            if not mine or key in results.read(file): continue
+            if not mine or key in results.finished(results.read(file)): continue
             print(s, flush=True)
             line = dict(key=key, scale='backbone', settings=s, seed=s['seed'], **train(s), **made_by)
             results.append(file, line)

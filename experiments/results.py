@@ -31,7 +31,7 @@ def append(
     path, # A file of JSON lines
     d:dict # A finished run
 ):
-    "Add a line to `path`, in one write"
+    "Add a line to `path`, whole; a full disk raises an error"
     line = json.dumps(d).encode()+b'\n'
     with open(path, 'a+b') as f:
         fcntl.flock(f, fcntl.LOCK_EX)
@@ -39,7 +39,8 @@ def append(
         if size:
             f.seek(size-1)
             if f.read(1)!=b'\n': line = b'\n'+line # after a line that was cut short
-        os.write(f.fileno(), line)
+        f.write(line)
+        f.flush()
         os.fsync(f.fileno())
 
 def processor():

@@ -234,6 +234,8 @@ def train(
     set_seed(s['seed'], reproducible=True)
     n_loaded = 1 if s.get('repeats') else n # slots that are filled within a batch
     learn = learner(s, loaders(s, n_loaded, s.get('n_curve')), compile)
+    # A machine that computes otherwise cannot go on with them
+    folder = folder/pick_precision(computed_in(s['precision']))
     curves = dict(train=fit(learn, schedule(learn, s), s['epochs'], checkpoints(folder/'train', s)))
     trained = time.time()
     add('', {k:v[-1] for k,v in curves['train'].items() if k.startswith('train_')})

@@ -94,11 +94,10 @@ def one_wins(df, what):
 def gain(df, net): return paired(figures(df, 'tuned_acc', net=net), figures(df, 'single_acc', net=net))
 
 def ordered(df, col):
-    "X below L below C; the number is the smaller one of both differences"
+    "X below L below C: of both differences the one that decides, the worse of the two"
     steps = ('mixup-X','mixup-L'),('mixup-L','mixup-C')
     d = pd.DataFrame({b: paired(figures(df, col, net=b), figures(df, col, net=a)) for a,b in steps}).dropna()
-    v = [above(d[b]) for b in d]
-    return d.min(axis=1),FAILS if FAILS in v else OPEN if OPEN in v else HOLDS
+    return d[min(d, key=lambda b: ((FAILS,OPEN,HOLDS).index(above(d[b])), d[b].mean()))]
 
 def rule(
     claim, # One of `runs.claims`
@@ -142,7 +141,8 @@ def fast_single(df, net):
     ones = dict.fromkeys(df.net[(df.n==1) & ~df.diverged])
     acc = {nm: figures(df, 'single_acc', net=nm) for nm in ones if rate.get(nm, 0)>=rate[net]}
     acc['guessing'] = figures(df, 'head_0', net=net)*0 + 1/n_classes
-    best = pd.DataFrame(acc).dropna().max(axis=1) # of the seeds that have all these networks
+    acc = pd.DataFrame(acc).dropna() # of the seeds that have all these networks
+    best = acc[acc.mean().idxmax()] if len(acc) else acc.guessing
     return paired(best, slot_accuracy(df, net=net))
 
 def slot_gain(df, net):
@@ -163,6 +163,7 @@ ours = 'not in the paper'
 tuned = {'mixup-X':'90.2 to 93.1', 'mixup-L':'90.8 to 93.5', 'mixup-C':'92.5 to 93.7', 'mixup':'', 'mixup-XL':'',
          'mixup-C, one softmax':''} # table 1, and networks that it does not have
 none = 'no control in the paper'
+again = 'figure 5, read in another way'
 wins = ('at least 5 seeds; on test pairs the worse head is under 15% and the better one over 30% in at least 80% of them '
         '(does not hold: in at most 20%)')
 two_slots = [f'ResNet-{d}, 2 slots{wide}' for wide in ('',', width 2') for d in (20,32)]
@@ -181,7 +182,7 @@ rules = [
            "its gain minus ERM's gain is above 0", more_gain(nm), above) for nm in tuned],
     *[rule('table1', f'Fine-tuned {nm} is better than ERM with the same extra epochs', none,
            "its fine-tuned accuracy minus ERM's is above 0", difference('tuned_acc', nm, 'ERM'), above) for nm in tuned],
-    *[rule('table1', f'X below L below C, {w}', p, 'L minus X and C minus L are both above 0', partial(ordered, col=c))
+    *[rule('table1', f'X below L below C, {w}', p, 'L minus X and C minus L are both above 0; the one that decides is shown', partial(ordered, col=c), above)
       for w,p,c in (('original','90.2, 90.8, 92.5','single_acc'), ('fine-tuned','93.1, 93.5, 93.7','tuned_acc'))],
 
     *[rule('table1', f'{nm} is as good as mixup, {w}*', '"comparable"', "its accuracy minus mixup's is above -2 points",
@@ -203,7 +204,7 @@ rules = [
 
     *[rule('fig5', f'λ on {w} only: one head wins, the other is near chance', 'figure 5', wins, partial(one_wins, what=w))
       for w in ('images','labels')],
-    *[rule('fig5_batch', f'The same with one λ per batch, on {w}', 'figure 5', 'as for figure 5', partial(one_wins, what=w))
+    *[rule('fig5_batch', f'The same with one λ per batch, on {w}', again, 'as for figure 5', partial(one_wins, what=w))
       for w in ('images','labels')],
 
     rule('fig2', 'Concatenation separates the two', 'additive lower',
@@ -236,8 +237,8 @@ rules = [
 
     *[rule('throughput', f'A single network at least as fast as {nm} is as good*',
            ours,
-           'accuracy of the best single network that answers for at least as many images per '
-           'second (guessing, where none does) minus accuracy per slot is above -2 points',
+           'accuracy of the single network that is best on average, among those that answer for at least as many images per '
+           'second (guessing, where none does), minus accuracy per slot is above -2 points',
            partial(fast_single, net=nm), more(-.02)) for nm in two_slots],
     rule('two_heads', 'A variant reaches 5 points more per slot, at no more than twice the cost*',
          ours,
@@ -252,7 +253,7 @@ def of_the_paper(
     r:dict # One of `rules`
 )->bool:
     "Whether the paper claims it, or a control or an addition of ours"
-    return r['paper'] not in ('',none,ours)
+    return r['paper'] not in ('',none,ours,again)
 
 def verdict(
     r:dict, # One of `rules`
