@@ -165,9 +165,9 @@ class MultiSampleDL(TfmdDL):
         check_loader_args(dict(n_samples=n_samples, partner=partner, pair_seed=pair_seed, **kwargs))
         store_attr('n_samples,partner,pair_seed,skip_bad')
         self.pair_idx = None # number of each sample's item in each slot `[N,n]`
+        if partner=='next': kwargs['n'] = ifnone(kwargs.get('n'), len(dataset))//n_samples
         super().__init__(dataset, **kwargs)
         self.after_batch = SlotPipeline(self.after_batch, n_samples)
-        if partner=='next': self.n //= n_samples
 
     @property
     def n_inp(self):

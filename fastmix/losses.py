@@ -15,11 +15,8 @@ from .core import *
 def unreduced(
     loss_func # A fastai or PyTorch loss, or a function with a `reduction`
 ): # A loss of the same arguments that gives one number per sample or element
-    "A copy of `loss_func` that does not average; the original is unchanged"
-    if hasattr(loss_func, 'reduction'):
-        f = _copy_loss(loss_func)
-        f.reduction = 'none'
-        return f
+    "`loss_func` without averaging; the loss itself still averages"
+    if hasattr(loss_func, 'reduction'): return partial(_without_reduction, loss_func)
     try: args = inspect.signature(getattr(loss_func, 'forward', loss_func)).parameters.values()
     except (TypeError, ValueError): args = []
     if any(o.name=='reduction' or o.kind==o.VAR_KEYWORD for o in args):
@@ -32,11 +29,10 @@ def _refuse(loss_func, problem, remedy):
     raise TypeError(f'{name} {problem}, so it cannot weigh samples: {remedy}, '
                     "or mix with per='batch'")
 
-def _copy_loss(f):
-    "A copy of a loss, and of the one that fastai's flat losses and `HeadsLoss` hold in `func`"
-    f = copy(f)
-    if 'func' in getattr(f, '__dict__', {}): f.func = _copy_loss(f.func)
-    return f
+def _without_reduction(f, *args, **kwargs): # no copy can tell what else a `reduction` sets
+    was,f.reduction = f.reduction,'none'
+    try: return f(*args, **kwargs)
+    finally: f.reduction = was
 
 # %% ../nbs/04_losses.ipynb #dd113024
 def _each(loss_func, pred, yb, bs):
@@ -146,8 +142,9 @@ def of_one_target(
     loss # Any loss
 )->bool:
     "Whether it is fastai's or PyTorch's, which take the targets of one head"
-    if isinstance(loss, (BaseLoss,nn.Module)): return not isinstance(loss, HeadsLoss)
-    return getattr(loss, '__module__', None)==F.__name__
+    if isinstance(loss, HeadsLoss): return False
+    if isinstance(loss, (BaseLoss,nn.modules.loss._Loss)): return True
+    return getattr(loss, '__module__', None) in (F.__name__,'fastai.losses')
 
 # %% ../nbs/04_losses.ipynb #8db24328
 _kinds = {r'CrossEntropyLoss|cross_entropy': CrossEntropyLossFlat,
@@ -156,7 +153,7 @@ _kinds = {r'CrossEntropyLoss|cross_entropy': CrossEntropyLossFlat,
 
 def _meaning(func):
     "The loss that knows what predictions under `func` mean: itself, or fastai's of its kind"
-    if hasattr(func, 'decodes'): return func
+    if hasattr(func, 'decodes') or hasattr(func, 'activation'): return func
     f = func.func if isinstance(func, partial) else func
     name = getattr(f, '__name__', type(f).__name__)
     return next((kind() for names,kind in _kinds.items() if re.fullmatch(names, name)), None)

@@ -93,15 +93,16 @@ class Decoder(TfmdDL):
     def do_item(self, i):
         try:
             it = self.dataset[i]
+            again = deepcopy(it) if self.twice else None # a transform may write into its item
             x,y = self.after_item(it)
-            if self.twice and not torch.equal(x, self.after_item(it)[0]): return _random
+            if self.twice and not torch.equal(x, self.after_item(again)[0]): return _random
         except Exception as e: return Unreadable(f'expected an image, {e}')
         if y is it[1] or torch.equal(torch.as_tensor(y), torch.as_tensor(it[1])): return x
         return f'{_labels}, not item_tfms={self.after_item.fs}; use the ordinary loaders'
 
     def do_batch(self, b): # one tensor: each alone would come from its process by a file of its own
-        shapes = {x.shape if isinstance(x, Tensor) else None for x in b}
-        return torch.stack(b) if len(shapes)==1 and None not in shapes else b
+        kinds = {(x.shape,x.dtype) if isinstance(x, Tensor) else None for x in b}
+        return torch.stack(b) if len(kinds)==1 and None not in kinds else b
 
 # %% ../nbs/12_memory.ipynb #8349862b
 def decode_all(
@@ -117,6 +118,8 @@ def decode_all(
             if isinstance(x, Tensor) and x.shape!=out.shape[1:]:
                 x = (f'{tuple(x.shape)} differs from {tuple(out.shape[1:])}: expected images of '
                      'one size; add Resize to item_tfms')
+            elif isinstance(x, Tensor) and x.dtype!=out.dtype:
+                x = f'{x.dtype} differs from {out.dtype}: expected images of one type'
             if isinstance(x, Unreadable) and skip_bad: left_out.append(i)
             elif isinstance(x, str): raise ValueError(f'{source_name(d.dataset, i)}: {x}')
             else: out[i-len(left_out)] = x
@@ -338,6 +341,8 @@ def stacked(self:InMemoryDL,
     return Stacked(res)
 
 # %% ../nbs/12_memory.ipynb #a92521cc
+_one_by_one = 'create_item','create_batch','do_batch','retain' # what decoded images skip
+
 def check_plain(
     dl:TfmdDL
 ):
@@ -349,6 +354,9 @@ def check_plain(
     elif type(dl) not in (TfmdDL,MultiSampleDL,InMemoryDL):
         problem = f'{type(dl).__name__}: expected a TfmdDL or MultiSampleDL'
     elif dl.before_batch.fs: problem = f'before_batch={dl.before_batch.fs}: expected none'
+    else: # a function that was given in place of a method
+        given = [k for k in _one_by_one if not isinstance(getattr(dl, k), MethodType)]
+        if given: problem = f'{given[0]}={getattr(dl, given[0])!r}: expected none'
     if problem: raise ValueError(f'{problem}; use the ordinary loaders')
 
 # %% ../nbs/12_memory.ipynb #c70a4b1d

@@ -137,6 +137,10 @@ class _OneHead(GetAttr):
 
     @property
     def loss(self): return loss_of_one(self.learn)(self.pred, self.y)
+    @property
+    def loss_func(self): # with what it keeps of this head, which `LossMetric` reads
+        self.loss
+        return loss_of_one(self.learn)
 
 # %% ../nbs/05_metrics.ipynb #3eb9db44
 class HeadMetric(Metric):

@@ -181,6 +181,8 @@ class LossWatch(Callback):
     every = 50 # batches between two checks on a GPU
 
     def before_fit(self):
+        self.run = hasattr(self.learn, 'recorder') # which a user may have removed
+        if not self.run: return
         self.start,old = 0,self.recorder.smooth_loss
         if isinstance(old, SmoothLoss): return
         vars(self.recorder)['smooth_loss'] = SmoothLoss(old.beta) # of the recorder, not the learner

@@ -140,6 +140,29 @@ def test_a_loss_without_a_reduction_names_the_remedy():
     with pytest.raises(Exception, match="per='batch'"): learner(Mixup(), own).fit(1)
     learner(Mixup(per='batch'), own).fit(1)
 
+class Wrapped(nn.Module):
+    "A loss whose `reduction` is that of another one, which it holds under a name of its own"
+    def __init__(self, criterion):
+        super().__init__()
+        self.criterion = criterion
+    @property
+    def reduction(self): return self.criterion.reduction
+    @reduction.setter
+    def reduction(self, v): self.criterion.reduction = v
+    def forward(self, p, y): return self.criterion(p, y)
+
+def with_reduction(p, y): return F.cross_entropy(p, y, weight=ws, reduction=with_reduction.reduction)
+with_reduction.reduction = 'mean'
+
+@pytest.mark.parametrize('loss', [Wrapped(nn.CrossEntropyLoss(weight=ws)), with_reduction], ids=['wrapped','function'])
+def test_a_reduction_is_as_it_was(loss):
+    learners = [learner(Mixup(seed=0), o) for o in (nn.CrossEntropyLoss(weight=ws), loss)]
+    for l in learners: l.fit(2)
+    a,b = [l.recorder.values for l in learners]
+    assert loss.reduction=='mean' and [list(o) for o in a]==[list(o) for o in b]
+    with pytest.raises(ValueError): unreduced(loss)(torch.randn(4, 3), tensor([1,2])) # of another length
+    assert loss.reduction=='mean'
+
 def test_a_loss_that_does_not_reduce_trains():
     learn = learner(Mixup(seed=0), nn.CrossEntropyLoss(reduction='none'))
     learn.fit(1)
@@ -894,12 +917,15 @@ class TwoSlots(nn.Module):
         self.m,self.n_samples,self.slot_scale = net(6),2,None
     def forward(self, a, b): return self.m(a+b).unflatten(1, (2,3))
 
-@pytest.mark.parametrize('loss', [CrossEntropyLossFlat(), nn.CrossEntropyLoss(), F.cross_entropy], ids=plain)
+@pytest.mark.parametrize('loss', [CrossEntropyLossFlat(), nn.CrossEntropyLoss(), F.cross_entropy, FocalLoss()], ids=plain)
 def test_a_loss_of_one_slot_is_refused_with_its_remedy(loss):
     with pytest.raises(ValueError, match=r'loss_func=.*expected a loss of all slots, such as HeadsLoss\(loss_func\)'):
         Learner(dls(), TwoSlots(), loss, cbs=MixupC(2)).fit(1)
 
-@pytest.mark.parametrize('loss', [HeadsLoss(), lambda p,a,b: F.cross_entropy(p[:,0], a)+F.cross_entropy(p[:,1], b)], ids=['heads','own'])
+class LossOfTwo(nn.Module):
+    def forward(self, p, a, b): return F.cross_entropy(p[:,0], a)+F.cross_entropy(p[:,1], b)
+
+@pytest.mark.parametrize('loss', [HeadsLoss(), LossOfTwo(), LossOfTwo().forward], ids=['heads','module','function'])
 def test_a_loss_of_two_slots_trains(loss):
     learn = learner(MixupC(2), loss=loss, model=TwoSlots())
     before = weights(learn.model)

@@ -161,15 +161,36 @@ def test_a_used_batch_is_freed_at_once(path, memory):
     finally: gc.enable()
 
 @pytest.mark.parametrize('kind,said', [('point',"expected transforms that leave labels alone"), ('targets','1 inputs and 2 targets'), ('inputs','2 inputs and 1 targets'),
-                                       ('before_batch','before_batch='), ('weighted','WeightedDL')])
+                                       ('before_batch','before_batch='), ('create_batch','create_batch='), ('weighted','WeightedDL')])
 def test_in_memory_refuses_what_it_would_not_repeat(path, kind, said):
     n = {'inputs': 2}.get(kind, 1)
     blocks = {'point': (ImageBlock,PointBlock), 'targets': (ImageBlock,CategoryBlock,RegressionBlock), 'inputs': (ImageBlock,ImageBlock,CategoryBlock)}
     get_y = {'point': lambda o: [[2,6]], 'targets': [parent_label,lambda o: 1.]}.get(kind, parent_label)
     block = DataBlock(blocks.get(kind, (ImageBlock,CategoryBlock)), n_inp=n, get_items=get_image_files, get_x=[noop]*n, get_y=get_y, splitter=IndexSplitter([0,1,2,12,13]))
-    kw = dict(bs=4, num_workers=0, device='cpu', **({'before_batch': lambda b: b} if kind=='before_batch' else {}))
+    kw = dict(bs=4, num_workers=0, device='cpu', **({kind: lambda b: b} if kind in ('before_batch','create_batch') else {}))
     dls = block.weighted_dataloaders(path, wgts=[1]*24, **kw) if kind=='weighted' else block.dataloaders(path, **kw)
     with pytest.raises(ValueError, match=f'{said}.*use the ordinary loaders'): in_memory(dls)
+
+def tensor_dls(path, load, tfms=None):
+    "Loaders of images that are tensors already"
+    block = DataBlock((TransformBlock,CategoryBlock), get_items=image_files, get_x=load, get_y=parent_label,
+                      splitter=IndexSplitter(range(0, 24, 2)), item_tfms=tfms)
+    return block.dataloaders(path, bs=4, num_workers=0, device='cpu')
+
+def as_tensor(f): return TensorImage(image2tensor(PILImage.create(f)))
+
+def test_a_transform_that_writes_into_its_item_is_done_once(path):
+    dls = tensor_dls(path, lambda f: as_tensor(f).float(), IntToFloatTensor())
+    images = lambda d: torch.stack(sorted(torch.cat([b[0] for b in d.train.new(shuffle=False, drop_last=False)]).as_subclass(Tensor), key=lambda o: o.tolist()))
+    assert torch.equal(images(in_memory(dls)), images(dls)) and images(dls).max()>.5
+
+def test_images_of_two_types_are_refused(path):
+    def load(f): return as_tensor(f) if f.parent.name=='a' else as_tensor(f).float()/255
+    with pytest.raises(ValueError, match='torch.float32 differs from torch.uint8: expected images of one type'): in_memory(tensor_dls(path, load))
+
+def test_statistics_of_a_batch_in_rows_of_two(path):
+    dls = make(path, partner='next', batch_tfms=Normalize())
+    assert [dl.n for dl in dls.loaders]==[9,3] and abs(dls.one_batch()[0].mean())<1
 
 def test_fewer_items_an_epoch(path):
     dls = in_memory(make(path, n=8))

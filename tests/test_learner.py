@@ -783,6 +783,24 @@ def test_a_loss_without_reduction_says_so_and_mixes_by_batch(loss, tmp_path):
     with pytest.raises(TypeError, match="has no `reduction`.*per='batch'"): fit(Mixup())
     fit(Mixup(per='batch'))
 
+class Sharp(nn.CrossEntropyLoss):
+    def activation(self, x): return (50*x).softmax(-1)
+
+@pytest.mark.parametrize('n', [1,2])
+def test_an_activation_of_ones_own(n):
+    learn = quiet((mixup_c_learner if n>1 else mixup_learner)(digits_dls(n), arch=tiny, loss_func=Sharp()))
+    logits,_ = learn.get_preds(act=noop)
+    same(learn.get_preds()[0], (50*logits).softmax(-1))
+    _,number,probs = learn.predict_many(learn.dls.valid_ds.items[:1]*n)[0]
+    assert int(number)==probs.argmax() and probs.sum()==pytest.approx(1)
+
+def test_a_learner_without_recorder_trains(pairs):
+    learn = quiet(mixup_c_learner(pairs.dls, arch=tiny))
+    before = [p.detach().clone() for p in learn.model.parameters()]
+    learn.remove_cb(Recorder)
+    learn.fit(1)
+    assert not all(map(torch.equal, before, learn.model.parameters()))
+
 @pytest.mark.parametrize('loss', [OwnLoss(), own_loss], ids=['module','function'])
 @pytest.mark.parametrize('kw', [dict(lam_l=.5), dict(lam_l=Fixed(.7)), dict(lam_x=.5, lam_l='x')], ids=['lam_l','fixed','x'])
 def test_weights_of_the_slots_by_batch_need_no_reduction(loss, kw, pairs):

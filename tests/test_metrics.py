@@ -144,6 +144,19 @@ def test_metrics_of_fastai_are_averaged_over_the_heads(kind, metric, n_heads):
         one.add_cb(Slot())
         assert abs(one.validate()[1]-value)<1e-6
 
+class Parts(nn.CrossEntropyLoss):
+    def forward(self, p, y):
+        self.ce,self.size = super().forward(p, y),p.pow(2).mean()
+        return self.ce + .01*self.size
+
+def test_parts_of_a_loss_are_those_of_each_head():
+    learn = head_learner('classes', [*head_metrics(LossMetrics('ce,size'), 2), HeadMetric(LossMetric('size'), 0)])
+    learn.loss_func = HeadsLoss(Parts())
+    _,ce,size,size_0 = learn.validate()
+    preds,ys = learn.get_preds()
+    assert ce==pytest.approx(float(sum(F.cross_entropy(preds[:,i], ys[i]) for i in (0,1))/2))
+    assert size==pytest.approx(float(preds.pow(2).mean())) and size_0==pytest.approx(float(preds[:,0].pow(2).mean()))
+
 def test_names_of_the_columns():
     own = [Top2(), HeadAccuracy(1), HeadMetric(rmse, 0)]
     names = [m.name for m in head_metrics([accuracy, F1Score(), rmse, *own], 3)]
