@@ -557,7 +557,7 @@ def test_the_findings_speak_of_these_verdicts():
         came[r['claim']] = came.get(r['claim'], '') + letter[v]
     assert came==dict(table1='++?+++' '++?+++' '---?-+' '--' '---?--', fig4='??+pp', fig5='--', fig5_batch='--', fig2='?p', fig6='++',
                       fig1='+-+?' '+-++' '--?-', gradient='??', recipe='p+?',
-                      throughput='??00', two_heads='??????0?0???0????00')
+                      throughput='??00', two_heads='??????0?0????????00')
 
 def test_two_seeds_decide_nothing():
     f = lambda t: dict(single_acc=.5, tuned_acc=.6+noise(t))
