@@ -374,7 +374,7 @@ def first_epoch(self:Checkpoint)->int:
 
 def _find(cb): # the newest checkpoint, with the folder locked
     cb.folder_lock = lock_folder(cb.folder)
-    for tmp in cb.folder.glob('.checkpoint-*.tmp'): tmp.unlink() # of a process that was killed
+    for tmp in cb.folder.glob('.checkpoint-?????.pt.????????.tmp'): tmp.unlink() # of a killed one
     return find_checkpoint(cb.folder, cb.facts, cb.resume)
 
 @patch

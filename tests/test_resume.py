@@ -249,10 +249,11 @@ def test_weights_that_are_not_finite(tmp_path):
 def test_what_a_kill_left(broken_off):
     "Of a file that was not complete"
     (broken_off/'.checkpoint-00003.pt.01234567.tmp').touch()
+    (broken_off/'.checkpoint-notes.tmp').touch() # a user's own
     (broken_off/'notes.tmp').touch()
     run(broken_off, resume=True)
-    assert [p.name for p in broken_off.glob('*.tmp')]==['notes.tmp']
-    assert not list(broken_off.glob('.*'))
+    assert sorted(p.name for p in broken_off.glob('*.tmp'))==['.checkpoint-notes.tmp','notes.tmp']
+    assert [p.name for p in broken_off.glob('.*')]==['.checkpoint-notes.tmp']
 
 # Other data of the same size
 
