@@ -148,7 +148,7 @@ def _families(scale, seed):
     half = dict(width=2, epochs=epochs)
     long = dict(norm=2, one_cycle=True, epochs=2*whole)
     erm_recipe = _recipes(scale, seed, 'test')[best_erm]
-    erm = dict(wd=5e-4, bias_lr=64) # besides one cycle the best of ERM's own recipes (claim `recipe`)
+    erm = {k: erm_recipe[k] for k in ('wd','bias_lr')} # what it has besides one cycle
     # The most promising first, as one head won at double width without a norm: 76 and 47 % per slot
     return {'ERM': run(scale, seed, 'erm'),
             'mixup-C': heads(scale, seed),

@@ -134,6 +134,12 @@ def image_rates(
     names = [nm for nm in df.net if f'images_per_s_{nm}' in timing]
     return {nm: timing[f'images_per_s_{nm}'].iloc[0] for nm in names}
 
+def best_on_average(
+    df # A column per network, a row per seed
+)->pd.Series: # Empty where no seed has them all
+    "The column of the largest mean"
+    return df[df.mean().idxmax()] if len(df) else pd.Series(dtype=float)
+
 def fast_single(df, net):
     "Accuracy of the best single network at least as fast, or of guessing, minus that of `net`"
     rate = image_rates(df)
@@ -141,8 +147,7 @@ def fast_single(df, net):
     ones = dict.fromkeys(df.net[(df.n==1) & ~df.diverged])
     acc = {nm: figures(df, 'single_acc', net=nm) for nm in ones if rate.get(nm, 0)>=rate[net]}
     acc['guessing'] = figures(df, 'head_0', net=net)*0 + 1/n_classes
-    acc = pd.DataFrame(acc).dropna() # of the seeds that have all these networks
-    best = acc[acc.mean().idxmax()] if len(acc) else acc.guessing
+    best = best_on_average(pd.DataFrame(acc).dropna()) # of the seeds that have all these networks
     return paired(best, slot_accuracy(df, net=net))
 
 def slot_gain(df, net):
@@ -153,7 +158,7 @@ def best_gain(df, cost=2):
     tried = df[(df.cost<=cost) & df.run & ~df.diverged].net
     nets = dict.fromkeys(tried[tried.isin(variants)])
     gains = pd.DataFrame({nm: slot_gain(df, nm) for nm in nets}).dropna()
-    return gains[gains.mean().idxmax()] if len(gains) else pd.Series(dtype=float)
+    return best_on_average(gains)
 
 def more(margin): return partial(above, margin=margin)
 def below(margin): return lambda x: above(margin-x)

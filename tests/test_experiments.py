@@ -64,22 +64,25 @@ class Bomb(Callback):
     def before_epoch(self):
         if self.epoch==self.at: raise KeyboardInterrupt
 
+def interrupt(s, folder, monkeypatch, phase, epoch):
+    "Begin a run that breaks off in this epoch of this phase"
+    real = train.checkpoints
+    with monkeypatch.context() as m:
+        m.setattr(train, 'checkpoints', lambda folder,s: real(folder, s) + [Bomb(epoch)]*(folder.name==phase))
+        with pytest.raises(KeyboardInterrupt): train.train(s, folder)
+
 @pytest.mark.skipif(not hasattr(fastmix.all, 'Checkpoint'), reason='this version of fastmix cannot resume')
 @pytest.mark.parametrize('phase,epoch', [('train',1), ('tune',0)])
 def test_an_interrupted_run_goes_on(smoke, tmp_path, monkeypatch, phase, epoch):
-    s,real = runs.heads('smoke', 0),train.checkpoints
-    with monkeypatch.context() as m:
-        m.setattr(train, 'checkpoints', lambda folder,s: real(folder, s) + [Bomb(epoch)]*(folder.name==phase))
-        with pytest.raises(KeyboardInterrupt): train.train(s, tmp_path)
+    s = runs.heads('smoke', 0)
+    interrupt(s, tmp_path, monkeypatch, phase, epoch)
     assert len(list((tmp_path/'fp32'/'train').glob('*.pt')))==(1 if phase=='train' else 2)
     new,old = train.train(s, tmp_path),results.read(smoke/'smoke.jsonl')[runs.key(s)]
     assert new['figures']==old['figures'] and new['curves']==old['curves']
 
 def test_another_machine_that_computes_otherwise_starts_anew(tmp_path, monkeypatch):
-    s,real = runs.run('smoke', 0, 'erm', tune=False),train.checkpoints
-    with monkeypatch.context() as m:
-        m.setattr(train, 'checkpoints', lambda folder,s: real(folder, s) + [Bomb(1)])
-        with pytest.raises(KeyboardInterrupt): train.train(s, tmp_path)
+    s = runs.run('smoke', 0, 'erm', tune=False)
+    interrupt(s, tmp_path, monkeypatch, 'train', 1)
     monkeypatch.setattr(train, 'computed_in', lambda precision: 'bf16')
     assert train.train(s, tmp_path)['precision']=='bf16'
 
