@@ -142,7 +142,7 @@ def _equip(learn, kind, title, precision, compile, paper): # and say with what
     pred,ys = trial_batch(learn.dls, kind, learn.model.n_samples, learn.model.n_heads)
     check_loss(learn.loss_func, kind, pred, ys)
     check_metrics(learn, kind, pred, ys)
-    if hasattr(learn, 'recorder'): learn.add_cb(LossWatch())
+    learn.add_cb(LossWatch())
     learn.gather_args = dict # of fastai's `WandbCallback`, whose own fails with fastcore 2.2
     name = 'Nesterov SGD' if paper else getattr(learn.opt_func, '__name__', 'your optimizer')
     words = [f'{title}: {set_precision(learn, precision)}', f'{name} at {learn.lr:g}']
