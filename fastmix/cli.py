@@ -40,6 +40,8 @@ def _check_settings(s):
     if kind=='cifar10' and s.size!=32: raise ValueError(f'size={s.size}: expected 32 for cifar10')
     check_number('lr', s.lr, 1e-12)
     check_number('wd', s.wd, 0)
+    if s.sync_bn and processes<2:
+        raise ValueError('sync_bn=True: expected several processes, on GPUs, from torchrun')
     for k in ('tensorboard','wandb'):
         if getattr(s, k) and not find_spec(k):
             raise ValueError(f'{k}=True: expected the package {k} to be installed')
@@ -179,10 +181,9 @@ def save_run(
     s:Settings
 ):
     "Save the model of a finished run, and draw its pictures"
-    from fastmix.processes import whole_file
     from fastmix.show import plot_pairs
     learn.save_weights('model', **run_settings(s))
-    with whole_file(learn.path/'model.pkl') as tmp: learn.export(tmp.name)
+    learn.export('model.pkl')
     save_curves(learn)
     plot_pairs(learn, learn.path/'pairs.png')
 
@@ -197,7 +198,9 @@ def _watchers(s, path): # callbacks for those who look on
         from fastai.callback.wandb import WandbCallback
         how = dict(name=path.name, dir=path.resolve(), config=run_settings(s))
         try: wandb.init(project='fastmix', **how)
-        except wandb.Error as e: raise ValueError(f'wandb=True: {last_line(e)}') from e
+        except wandb.Error as e:
+            with contextlib.suppress(OSError): path.rmdir() # if nothing is in it
+            raise ValueError(f'wandb=True: {last_line(e)}') from e
         cbs.append(WandbCallback(log_preds=False, log_model=False))
     return cbs
 
@@ -228,28 +231,35 @@ def _print_result(learn, s, log):
     if s.epochs>=20 and s.method!='mixup_c' and not s.one_cycle:
         print(f'most accurate in our 100 epochs on CIFAR-10: {advice}')
 
-# %% ../nbs/18_cli.ipynb #e6393dcc
-@delegates(Settings)
-def train(**kwargs): # The trained learner; its `path` is the run folder
-    "Train a network on several mixed samples at once, and leave a folder with results"
-    s = _settings(**kwargs)
-    from fastai.vision.all import ProgressCallback, noop, rank_distrib, set_seed
-    from fastmix.processes import join_processes, leave_processes, on_rank0
+# %% ../nbs/18_cli.ipynb #0d7e5b21
+def _run(learn, s): # the training itself
+    from fastai.vision.all import ProgressCallback, noop
+    from fastmix.processes import on_rank0
     from fastmix.resuming import Checkpoint, RunLog
-    from fastmix.training import pick_precision
-    join_processes()
-    s.precision = on_rank0(lambda: pick_precision(s.precision)) # as resumed runs have
-    set_seed(s.seed)
-    learn,rank = make_learner(s, make_dls(s)),rank_distrib()
     learn.path = on_rank0(lambda: run_folder(s))
-    bars = sys.stdout.isatty() and not s.quiet
+    bars = not s.quiet and sys.stdout and sys.stdout.isatty()
     log = RunLog(learn.path, run_settings(s), lines=not bars and not s.quiet)
     if not bars:
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
     cbs = [log, Checkpoint(learn.path, s.resume, run_settings(s)), *_watchers(s, learn.path)]
     fit = learn.fit_one_cycle if s.one_cycle else learn.fit
-    with _note_the_end(learn, s, log), learn.distrib_ctx(s.sync_bn): fit(s.epochs, cbs=cbs)
+    with _note_the_end(learn, s, log): fit(s.epochs, cbs=cbs)
+    return log
+
+# %% ../nbs/18_cli.ipynb #e6393dcc
+@delegates(Settings)
+def train(**kwargs): # The trained learner; its `path` is the run folder
+    "Train a network on several mixed samples at once, and leave a folder with results"
+    s = _settings(**kwargs)
+    from fastai.vision.all import rank_distrib, set_seed
+    from fastmix.processes import join_processes, leave_processes, on_rank0
+    from fastmix.training import pick_precision
+    join_processes()
+    s.precision = on_rank0(lambda: pick_precision(s.precision)) # as resumed runs have
+    set_seed(s.seed)
+    learn,rank = make_learner(s, make_dls(s)),rank_distrib()
+    with learn.distrib_ctx(s.sync_bn): log = _run(learn, s)
     leave_processes()
     if rank: return learn
     save_run(learn, s)

@@ -166,9 +166,12 @@ def _is_linear(conv): # in its weight, which a network that standardizes it is n
     bias,one,two = conv(0*x),conv(x),torch.func.functional_call(conv, dict(weight=2*w), (x,))
     return torch.allclose(two-bias, 2*(one-bias), atol=1e-3*float((one-bias).abs().max()))
 
+# %% ../nbs/06_models.ipynb #b8d36f1e
 def _check_ends(model):
     "The first layer with weights, and the last with its name, if both can be replaced"
     if not isinstance(model, nn.Module): raise ValueError(f'model={model!r}: expected a network')
+    if any(map(nn.parameter.is_lazy, model.parameters())):
+        raise ValueError(f'{type(model).__name__}: expected layers that have seen a batch')
     layers = _layers(model) or [('', model)]
     (_,conv),(name,linear) = layers[0],layers[-1]
     plain = isinstance(conv, nn.Conv2d) and conv.groups==1 and _is_linear(conv)
@@ -203,7 +206,8 @@ def _heads(model): # and their name
 def _plain_net(model): # a copy; of a network of ours for one image, with its head a linear layer
     if not isinstance(model, MultiSample): return deepcopy(model)
     one = to_single(model)
-    name,heads = _heads(one)
+    conv,(name,heads) = _layers(one.net)[0][1],_heads(one)
+    _set_input(conv, ifnone(one.slot_scale, 1)*conv.weight)
     one.net.set_submodule(name.removeprefix('net.'), heads[0])
     return one.net
 
@@ -240,14 +244,14 @@ def to_single(
     if not isinstance(model, MultiSample):
         raise ValueError(f'model is a {type(model).__name__}: expected a MultiSample network')
     model = deepcopy(model)
-    conv,scale = _layers(model.net)[0][1],ifnone(model.slot_scale, 1)
-    _set_input(conv, scale*conv.weight.unflatten(1, (model.n_samples,-1)).sum(1)) # `[out,n_in,k,k]`
+    conv = _layers(model.net)[0][1]
+    _set_input(conv, conv.weight.unflatten(1, (model.n_samples,-1)).sum(1)) # `[out,n_in,k,k]`
     name,heads = _heads(model)
     one = Heads(heads.nf, 1, heads.c, bias=heads[0].bias is not None).to(heads[0].weight)
     for p,q in zip(one.parameters(), heads.parameters()):
         p.copy_(q.unflatten(0, (heads.n,heads.c)).mean(0))
     model.set_submodule(name, one)
-    model.n_samples,model.n_heads,model.slot_scale = 1,1,None
+    model.n_samples,model.n_heads = 1,1
     return model
 
 # %% ../nbs/06_models.ipynb #7604fcd9
@@ -265,8 +269,9 @@ def _timm_net(name, **kwargs):
     import timm # asked for by name, and otherwise not needed
     if timm.is_model(name) or ':' in name: return timm.create_model(name, **kwargs)
     near = most_similar(name, timm.list_models()) or 'resnet18'
+    ours = name if name in globals() else 'resnet56'
     raise ValueError(f'arch={name!r}: expected a network of timm, as {near!r}, '
-                     'or a function, as resnet56')
+                     f'or a function without quotes, as {ours}')
 
 # %% ../nbs/06_models.ipynb #fd904dd6
 def _single_net(arch, n_in, pretrained):
@@ -306,7 +311,7 @@ def make_model(
         net = arch(n_classes, n_samples=n_samples, n_heads=n_heads, n_in=n_in)
     else:
         try: net = _single_net(arch, n_in, pretrained)
-        except OSError as e: raise OSError(f'the pretrained weights of {arch} did not come '
+        except OSError as e: raise OSError(f'pretrained {_arch_name(arch)} did not come '
             f'({type(e).__name__}): connect to the network once, or pass pretrained=False') from e
     if not isinstance(net, MultiSample):
         net = multi_sample_model(net, n_samples, n_classes, n_heads, n_in)
@@ -318,12 +323,15 @@ def _check_order(names, had): # of the loaders' classes and of the network's
     if names==had or sorted(names)!=sorted(had): return # a new task has other classes
     raise ValueError(f'a network of vocab={had}: expected {names}, the order of the loaders')
 
-def _tried(model, images): # its answer, and that of its heads
-    said = []
+def _tried(model, xs): # its answer, that of its heads, and its answer in training
+    model,said = deepcopy(model).cpu(),[]
+    images = [x[:1].as_subclass(Tensor).cpu() for x in xs]
     for m in model.modules():
         if isinstance(m, Heads): m.register_forward_hook(lambda *o: said.append(o[-1]))
-    out = model(*images)
-    return out,(said or [out])[-1]
+    out = model.eval()(*images)
+    heads = (said or [out])[-1]
+    with no_random(): # batch norm needs two images
+        return out,heads,model.train()(*[torch.cat([x,x]) for x in images])
 
 # %% ../nbs/06_models.ipynb #b0bda5c9
 @torch.no_grad()
@@ -340,11 +348,11 @@ def check_model(
         if (has := getattr(model, k))!=want:
             raise ValueError(f'a network of {k}={has}: expected {want}, as the images have')
     name = model.arch or type(model.net).__name__
-    one = [x[:1].as_subclass(Tensor).cpu() for x in (xs*n_samples)[:n_samples]]
-    try: out,heads = _tried(deepcopy(model).cpu().eval(), one)
+    try: out,heads,trained = _tried(model, (xs*n_samples)[:n_samples])
     except Exception as e:
         raise ValueError(f'{name} does not take images of {tuple(xs[0].shape[1:])}: {e}') from e
-    if not hasattr(out, 'shape'): raise ValueError(f'{name} answers with a {type(out).__name__}')
+    for o in (out,trained):
+        if not hasattr(o, 'shape'): raise ValueError(f'{name} answers with a {type(o).__name__}')
     want = (model.n_heads,n_classes) if model.n_heads>1 else (n_classes,)
     if out.shape[1:]!=want:
         raise ValueError(f'{name} answers an image with {tuple(out.shape[1:])}: expected '

@@ -250,7 +250,7 @@ def _data_facts(dls):
     def of_each(*names): return [[getattr(dl, k, None) for k in names] for dl in dls]
     return dict(transforms, samples=[len(dl.dataset) for dl in dls],
                 order=of_each('n','shuffle','drop_last'), partner=of_each('partner','pair_seed'),
-                data_digest=[data_digest(dl) for dl in dls])
+                **{'digest of images and labels': [data_digest(dl) for dl in dls]})
 
 # %% ../nbs/09_resuming.ipynb #8f1f71e1
 def run_facts(

@@ -13,6 +13,21 @@ from safetensors.torch import load_file, save
 from .checks import *
 from .processes import *
 from .models import *
+from .learner import MixupLearner
+
+# %% ../nbs/16_shipping.ipynb #7c0e94d2
+@patch
+def export(self:MixupLearner,
+    fname='export.pkl', # File in `self.path`; its folder is made
+    **kwargs # As in fastai
+):
+    "fastai's `export`, for `load_learner`; one that fails leaves file and learner as they were"
+    if rank_distrib(): return
+    path,dls,opt = self.path/fname,self.dls,self.opt
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with whole_file(path) as tmp: Learner.export(self, tmp.resolve(), **kwargs)
+    finally: self.dls,self.opt = dls,ifnone(self.opt, opt)
 
 # %% ../nbs/16_shipping.ipynb #b80d56fd
 @contextmanager
@@ -87,8 +102,10 @@ def save_weights(self:Learner,
 )->Path: # The file
     "Save the network as safetensors that `load_weights` reads without running code"
     model = get_model(self.model)
-    if not isinstance(model, MultiSample):
-        raise ValueError(f'model is a {type(model).__name__}: expected a MultiSample network')
+    heads = L(model.modules()).filter(risinstance(Heads))
+    if not heads or not isinstance(model, MultiSample):
+        raise ValueError(f'model is a {type(getattr(model, "net", model)).__name__}: expected '
+                         'a network that make_model or multi_sample_model made')
     model.vocab,model.settings = _vocab(self.dls),settings
     path = _with_suffix(self.path, fname, '.safetensors')
     write_whole(path, _to_bytes(model))
@@ -122,7 +139,10 @@ def from_pretrained(cls:MultiSample,
     files = 'config.json','model.safetensors'
     folder = Path(name)
     if not folder.is_dir():
-        folder = Path(snapshot_download(str(name), allow_patterns=files, **kwargs))
+        try: folder = Path(snapshot_download(str(name), allow_patterns=files, **kwargs))
+        except (OSError, ValueError) as e:
+            raise FileNotFoundError(f'{name}: expected a folder of save_pretrained, or a '
+                                    f'repository of the Hub, {last_line(e)}') from e
     config,weights = [folder/f for f in files]
     with _one_error(config): described = _checked(json.loads(config.read_text()))
     with _one_error(weights): return _build(described, load_file(weights), arch)

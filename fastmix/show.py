@@ -13,10 +13,26 @@ from .core import *
 from .callback import *
 from .data import *
 
-# %% ../nbs/15_show.ipynb #d60b6a6d
-def _label(y): return ';'.join(map(str, y)) if isinstance(y, MultiCategory) else str(y)
+# %% ../nbs/15_show.ipynb #4f2a9b60
+def _numbers(y): return ', '.join(f'{v:.3g}' for v in tensor(y).flatten().tolist())
+def _is_number(y): return isinstance(y, (float,tuple,Tensor))
 
+def _label(y):
+    if _is_number(y): return _numbers(y)
+    return ';'.join(map(str, y)) if isinstance(y, MultiCategory) else str(y)
+
+def _color(pred, y): # numbers are never equal
+    if _is_number(y): return 'black'
+    return 'green' if _label(pred)==_label(y) else 'red'
+
+# %% ../nbs/15_show.ipynb #d60b6a6d
 _above = dict(xycoords='axes fraction', textcoords='offset points')
+
+def _fitted(words, size, room): # smaller, or cut, where `room` points are too few for a word
+    room,longest = room/.55,max(map(len, words)) # a letter is about .55 of its size wide
+    size = min(size, max(6, room/max(1, longest)))
+    half = int(room/size/2)
+    return [w if len(w)<=2*half else f'{w[:half]}…{w[1-half:]}' for w in words],size
 
 def caption(
     ax, # Axes of a picture
@@ -25,10 +41,12 @@ def caption(
 ):
     "Write rows of words over a picture"
     ax.set_title('\n'.join(' ' for _ in rows), size=size) # makes room for them
-    for k,words in enumerate(reversed(rows)):
-        for i,(word,color) in enumerate(words):
-            at,shift = ((i+.5)/len(words),1),(0,4+1.25*size*k)
-            ax.annotate(word, at, shift, **_above, ha='center', size=size, color=color)
+    width = ax.get_window_extent().width*72/ax.figure.dpi
+    for k,row in enumerate(reversed(rows)):
+        words,fits = _fitted([word for word,_ in row], size, width/len(row))
+        for i,(word,(_,color)) in enumerate(zip(words, row)):
+            at,shift = ((i+.5)/len(row),1),(0,4+1.25*size*k)
+            ax.annotate(word, at, shift, **_above, ha='center', size=fits, color=color)
 
 # %% ../nbs/15_show.ipynb #cf3702b1
 def _side_by_side(xs): # images `[c,h,w]` in one, with white gaps
@@ -48,12 +66,10 @@ def show_slots(
     "Draw the images of one mixture side by side, with labels and predictions"
     im = _side_by_side(xs)
     ctx = show_image(im, ctx=ctx, cmap='gray' if im.shape[0]==1 else None, **kwargs)
-    names,rows = L(ys).map(_label),[]
+    ys,rows = L(ys),[]
     if loss is not None: rows.append([(f'loss {loss:.2f}','black')])
-    if names: rows.append([(name,'black') for name in names])
-    if preds is not None:
-        said = L(preds).map(_label)
-        rows.append([(word, 'green' if word==name else 'red') for word,name in zip(said, names)])
+    if ys: rows.append([(_label(y),'black') for y in ys])
+    if preds is not None: rows.append([(_label(p), _color(p, y)) for p,y in zip(L(preds), ys)])
     caption(ctx, rows)
     return ctx
 
@@ -95,7 +111,7 @@ def show_batch(self:Learner, **kwargs):
 def _name(y, vocab): # of one sample's target: a class, several of them, or numbers
     if y.ndim>1: return f'{[*y.shape]}' # a mask
     if vocab is None or (y.ndim==0 and y.is_floating_point()) or y.shape not in ((),(len(vocab),)):
-        return ', '.join(f'{v:.3g}' for v in y.flatten().tolist())
+        return _numbers(y)
     if y.ndim==0: return str(vocab[int(y)])
     return ', '.join(str(o) for o,on in zip(vocab, y) if on)
 
@@ -135,7 +151,9 @@ def _draw_mixture(axs, pics, titles, blended): # of one mixture, one on each of 
     signs = ['+']*(len(pics)-2) + ['=',''] if blended else ['']*len(pics)
     for ax,pic,title,sign in zip(axs, pics, titles, signs):
         im,cmap = pic.clamp(0, top),'gray' if len(pic)==1 else None
-        show_image(im, ctx=ax, cmap=cmap, vmin=0, vmax=top).set_title(title, size=9)
+        show_image(im, ctx=ax, cmap=cmap, vmin=0, vmax=top)
+        words,size = _fitted(title.splitlines(), 9, 62*ax.figure.get_figwidth()/len(axs))
+        ax.set_title('\n'.join(words), size=size)
         ax.text(1.12, .5, sign, size=14, ha='center', va='center', transform=ax.transAxes)
 
 # %% ../nbs/15_show.ipynb #7e055f80
@@ -200,7 +218,8 @@ def plot_pairs(
     path # Where to save the picture
 ):
     "Draw held-out samples with their true and predicted labels, wrong ones red"
-    with learn.no_bar(), learn.no_logging(), plt.rc_context({'text.parse_math': False}):
-        learn.show_results(max_n=16, shuffle=False)
+    look = plt.rc_context({'text.parse_math': False})
+    with learn.no_bar(), learn.no_logging(), look, no_random(): # files are often in class order
+        learn.show_results(max_n=16)
         plt.gcf().set_layout_engine('constrained')
         save_plot(path)

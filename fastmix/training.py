@@ -42,6 +42,10 @@ def optimizer_and_rate(
     "What a network is trained with, where nothing else is given"
     opt_func = ifnone(opt_func, default_optimizer(model, kind))
     if not callable(opt_func): raise ValueError(f'opt_func={opt_func!r}: expected one such as Adam')
+    made = getattr(opt_func, 'func', opt_func)
+    if isinstance(made, type) and issubclass(made, torch.optim.Optimizer):
+        raise ValueError(f"opt_func={made.__name__} of PyTorch: expected fastai's, or "
+                         f'partial(OptimWrapper, opt=torch.optim.{made.__name__})')
     paper,on_gpu = is_paper(opt_func),next(model.parameters()).is_cuda
     lr = check_number('lr', ifnone(lr, .1 if paper else defaults.lr), 0)
     return partial(opt_func, fused=True) if paper and on_gpu else opt_func,lr,paper

@@ -445,6 +445,12 @@ def test_show_mixed(y, loss, c):
 
 def test_show_mixed_of_a_choice(): assert len(titles(learner(MixChoice(None, Mixup()), d=small())))==6
 
+def test_show_mixed_cuts_no_weights():
+    d = small()
+    d.vocab = [f'a very long name of class number {i}' for i in range(3)]
+    t = titles(learner(Mixup(Fixed(.75)), d=d))
+    assert all(o.endswith('(75%)') and '…' in o for o in t[::3])
+
 def test_show_mixed_slots():
     learn = learner(MixupC(lam_l=Fixed(.6)), HeadsLoss(), small(), resnet20(3, n_samples=2))
     assert [o[-5:] for o in titles(learn)]==['(60%)','(40%)']*2

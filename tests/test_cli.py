@@ -5,6 +5,7 @@ from fastai.vision.all import Image, NoneType, Path, PILImage, first, load_learn
 from fastmix.all import Mixup, MixupX, MixupL, MixupXL, SamplePairing, MixupC, MixChoice, digits_dls
 from fastmix import cli
 from fastmix.datasets import digit_image
+from fastmix.reading import image_files
 from fastmix.resuming import RunLog
 from tests.forks import fork, wait
 
@@ -51,6 +52,7 @@ def refused(capsys, *args):
     (['--seed','4294967296'], 'expected a whole number in 0..4294967295'),
     (['--precision','fp8'], "precision='fp8': expected one of 'auto'"),
     (['--bs','2000','--size','8'], 'bs=2000: expected at most 1437'),
+    (['--sync-bn'], 'sync_bn=True: expected several processes'),
     (['--size','0'], 'size=0: expected'), (['--nonsense'], '--nonsense')])
 def test_bad_settings(capsys, args, said): assert said in refused(capsys, *args, '--out','out')
 
@@ -135,6 +137,20 @@ def test_classes_with_dollars(capsys):
     mine = images(Path('mine'), '$10_$20', '$5', n=12)
     assert status('--data',mine,'--epochs',1,'--bs',4,'--size',8,'--out','out')==0, capsys.readouterr().err
     assert {'model.safetensors','model.pkl','pairs.png'} <= {p.name for p in Path('out').iterdir()}
+
+def test_runs_beside_the_data(capsys):
+    "Pictures of a run are no images of the next one, which may also go on"
+    images(Path(), 'a', 'b', n=6)
+    args = ['--data','.', '--bs',4, '--size',8, '--arch','resnet20']
+    for _ in range(2): assert status(*args, '--epochs',1)==0, capsys.readouterr().err
+    assert [load_learner(f).dls.vocab for f in Path().glob('runs/*/model.pkl')]==[['a','b']]*2
+    assert len(image_files('.'))==12 and len(image_files(first(Path('runs').iterdir())))==2
+    for o in Path('runs').glob('*/checkpoint-00000.pt'): o.unlink()
+    assert status('--out', first(Path('runs').iterdir()), '--resume')==0, capsys.readouterr().err
+
+def test_a_closed_terminal(monkeypatch):
+    monkeypatch.setattr('sys.stdout', None)
+    assert status(*tiny, '--epochs', 1, '--out', 'out')==0
 
 def test_a_model_outlives_its_pictures(monkeypatch):
     def fail(*_): raise OSError('no space left')
@@ -346,8 +362,7 @@ def test_wandb_without_a_key(capsys, monkeypatch):
     wandb = pytest.importorskip('wandb')
     def init(**kw): raise wandb.errors.UsageError('No API key configured. Use `wandb login`') # as it does without a terminal
     monkeypatch.setattr(wandb, 'init', init)
-    assert status(*tiny, '--wandb','--out','out')==2
-    assert 'error: wandb=True: No API key configured' in capsys.readouterr().err
+    assert 'error: wandb=True: No API key configured' in refused(capsys, *tiny, '--wandb','--out','out')
 
 def test_wandb(no_pictures, monkeypatch):
     wandb = pytest.importorskip('wandb')

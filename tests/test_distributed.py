@@ -55,8 +55,8 @@ def test_batches_that_are_too_large_for_all_together(ran):
 
 def test_sync_bn_needs_gpus(ran):
     "Both processes end; one of them says why"
-    (said,status),other = (r['sync_bn'] for r in ran[1])
-    assert 'sync_bn=True: expected GPUs' in said and status==2 and other==('',2)
+    (said,*res),other = (r['sync_bn'] for r in ran[1])
+    assert 'sync_bn=True: expected GPUs' in said and res==[2,[]] and other==('',2,[])
 
 def test_tensorboard_draws_in_one_process(ran):
     assert [r['drawn'] for r in ran[1]]==[True,False]

@@ -10,6 +10,7 @@ from fastmix.datasets import digit_image, digit_label
 from fastmix.learner import HeadInterpretation, MultiSampleLearner, slot_groups
 from fastmix.losses import unreduced
 from fastmix.models import Heads
+from fastmix.show import plot_pairs
 from fastmix.training import LossWatch
 
 
@@ -262,6 +263,25 @@ def test_shows(learn):
         for (said0,color0),(said1,color1),(true0,_),(true1,_),*_ in words:
             assert color0==('green' if said0==true0 else 'red')
             assert color1==('green' if said1==true1 else 'red')
+    plt.close('all')
+
+def test_numbers_are_shown_short_and_without_a_verdict(tmp_path):
+    block = DataBlock((ImageBlock(PILImageBW),RegressionBlock(n_out=2)), get_items=noop, get_x=digit_image, get_y=lambda i: [i/7,1/3], splitter=IndexSplitter(range(20, 40)))
+    learn = quiet(mixup_c_learner(block.dataloaders(list(range(40)), bs=8, num_workers=0), arch=tiny, path=tmp_path))
+    learn.show_results(max_n=2)
+    words = [(o.get_text(), o.get_color()) for ax in plt.gcf().axes for o in ax.texts[:4]] # of each pair
+    assert len(words)==8 and {c for _,c in words}=={'black'} and max(len(w) for w,_ in words)<20
+    plt.close('all')
+
+def test_pictures_of_sorted_files(tmp_path, monkeypatch):
+    "Not of the first class alone, and the same each time"
+    block = DataBlock((ImageBlock(PILImageBW),CategoryBlock), get_items=noop, get_x=digit_image, get_y=lambda i: f'{"first" if i<60 else "second"} {"name"*9}', splitter=IndexSplitter(range(0, 120, 2)))
+    learn,state = quiet(mixup_c_learner(block.dataloaders(list(range(120)), bs=16, num_workers=0), arch=tiny, path=tmp_path)),random.getstate()
+    drawn = []
+    monkeypatch.setattr('fastmix.show.save_plot', lambda _: drawn.append([o.get_text() for ax in plt.gcf().axes for o in ax.texts]))
+    for _ in range(2): plot_pairs(learn, 'pairs.png')
+    assert random.getstate()==state and drawn[0]==drawn[1] and max(map(len, drawn[0]))<25
+    for c in ('first','second'): assert any(w.startswith(c) and '…' in w for w in drawn[0])
     plt.close('all')
 
 def test_interpretation_of_each_head(learn):
@@ -682,7 +702,8 @@ def test_keywords_of_learners(f, kind, tmp_path):
     with pytest.raises(ValueError, match='n_samples=3: expected'): f(dls, arch=tiny, n_samples=3, n_heads=3) if kind=='pairs' else f(dls, arch=tiny, n_samples=3)
     for loss in (nn.CrossEntropyLoss, CrossEntropyLossFlat):
         with pytest.raises(ValueError, match=rf'loss_func={loss.__name__}: expected a loss such as CrossEntropyLossFlat\(\), not its class'): f(dls, arch=tiny, loss_func=loss)
-    with pytest.raises(ValueError, match="arch='resnet56': expected a network of timm, as 'resnet50', or a function, as resnet56"): f(dls, arch='resnet56')
+    with pytest.raises(ValueError, match="arch='resnet56': expected a network of timm, as 'resnet50', or a function without quotes, as resnet56"): f(dls, arch='resnet56')
+    with pytest.raises(ValueError, match="or a function without quotes, as resnet20$"): f(dls, arch='resnet20')
 
 def test_mixup_learner_takes_a_choice_of_rules(tmp_path):
     learn = quiet(mixup_learner(tiny_dls('ordinary', tmp_path), MixChoice(MixupX(), None), arch=tiny))
@@ -693,6 +714,25 @@ def test_callbacks_given_as_classes(tmp_path):
     learn = quiet(mixup_c_learner(tiny_dls('pairs', tmp_path), arch=tiny, cbs=MixupC))
     learn.fit(1)
     assert len(learn.cbs.filter(risinstance(MixupC)))==1
+
+@pytest.mark.parametrize('mode', ['RGB','RGBA','P','LA','I;16'])
+def test_images_as_pil_opens_them(pairs, mode, tmp_path):
+    "Not read from their files yet, and of other modes than the loaders' images; they stay as they are"
+    one = quiet(mixup_learner(tiny_dls('ordinary', tmp_path), arch=tiny, path=tmp_path))
+    gray = Image.fromarray(digit_image(0))
+    (gray if mode=='I;16' else gray.convert('RGB')).convert(mode).save(tmp_path/'a.png')
+    for learn in (pairs,one):
+        a,b = Image.open(tmp_path/'a.png'),PILImageBW.create(tmp_path/'a.png')
+        same(learn.predict(a)[2], learn.predict(b)[2])
+        same(learn.predict_many([a,a,b])[1][2], learn.predict_many([b,b,b])[1][2])
+        assert a.mode==mode and not isinstance(a, PILImageBW)
+    same(pairs.predict((a,b))[2], pairs.predict((b,b))[2])
+
+@pytest.mark.parametrize('opt_func', [torch.optim.Adam, partial(torch.optim.Adam, eps=1e-7)])
+def test_optimizers_of_pytorch(opt_func, tmp_path):
+    dls = tiny_dls('ordinary', tmp_path)
+    with pytest.raises(ValueError, match=r'opt_func=Adam of PyTorch: .*partial\(OptimWrapper, opt=torch.optim.Adam\)'): mixup_learner(dls, arch=tiny, opt_func=opt_func)
+    quiet(mixup_learner(dls, arch=tiny, opt_func=partial(OptimWrapper, opt=opt_func))).fit(1)
 
 def test_what_is_no_image_or_no_name(pairs, tmp_path):
     one = quiet(mixup_learner(tiny_dls('ordinary', tmp_path), arch=tiny, path=tmp_path))

@@ -1,5 +1,5 @@
 "The networks: He et al.'s, any other one with N slots and N heads, and the way back to one"
-import pytest, timm, torch, warnings, torchvision.models as tv
+import copy, pytest, timm, torch, warnings, torchvision.models as tv
 from functools import partial
 from hypothesis import given, settings, strategies as st
 from torch import nn, Tensor
@@ -242,9 +242,39 @@ class Pair(nn.Module):
         self.net = padded()
     def forward(self, x): return self.net(x),x
 
-def test_an_answer_that_is_no_tensor():
-    m = multi_sample_model(Pair(), 1, 4)
-    with pytest.raises(ValueError, match='Pair answers with a tuple'): check_model(m, (torch.randn(2,3,8,8),), 1, 4)
+class PairInTraining(Pair):
+    def forward(self, x): return super().forward(x) if self.training else self.net(x)
+
+@pytest.mark.parametrize('net', [Pair,PairInTraining])
+def test_an_answer_that_is_no_tensor(net):
+    "In training too; nothing is drawn or changed by looking"
+    m,state = multi_sample_model(net(), 1, 4),torch.get_rng_state()
+    before = copy.deepcopy(m.state_dict())
+    with pytest.raises(ValueError, match=f'{net.__name__} answers with a tuple'): check_model(m, (torch.randn(1,3,8,8, generator=torch.Generator()),), 1, 4)
+    assert torch.equal(torch.get_rng_state(), state) and m.training
+    for k,v in m.state_dict().items(): assert torch.equal(v, before[k])
+
+def test_layers_without_a_size():
+    lazy = nn.Sequential(nn.LazyConv2d(8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    with pytest.raises(ValueError, match='Sequential: expected layers that have seen a batch'): multi_sample_model(lazy, 2, 10)
+    lazy(torch.randn(2,3,8,8))
+    assert multi_sample_model(lazy, 2, 10)(torch.randn(2,6,8,8)).shape==(2,2,10)
+
+class Normalizes(nn.Module):
+    "A network with its own statistics of the images, which a scale in its weights would not reach"
+    def __init__(self):
+        super().__init__()
+        self.net = padded()
+    def forward(self, x): return self.net((x-.5)/.25)
+
+def test_a_single_network_keeps_the_scale_of_the_slots():
+    m,x = multi_sample_model(Normalizes(), 2, 4).eval(),torch.rand(3,3,8,8)
+    m.scale_slots(.5)
+    one = to_single(m)
+    with torch.no_grad(): assert_close(one(x), m(x,x).mean(1), atol=1e-5, rtol=1e-4)
+    again = tiny(10)
+    again.scale_slots(.5)
+    with torch.no_grad(): assert_close(features(again.eval(), Heads, x), features(multi_sample_model(again, 1, 5).eval(), Heads, x), atol=1e-5, rtol=1e-4)
 
 @pytest.mark.parametrize('arch,said', [(tv.resnet18(), 'pretrained=True: expected a name or a function, not a network'), (tiny(10), 'not a network'),
                                        (xresnet18, 'pretrained=True: fastai has no weights of xresnet18')], ids=['network','ours','xresnet18'])

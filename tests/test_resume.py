@@ -299,7 +299,7 @@ def test_other_data_is_refused(tmp_path):
             learn.fit(3, cbs=[Stop(stop), Checkpoint(tmp_path/'c', resume=True)])
     fit(stop=None)
     replace(folder)
-    with pytest.raises(ValueError, match='other settings: data_digest='): fit()
+    with pytest.raises(ValueError, match='other settings: digest of images and labels='): fit()
 
 def test_the_one_before(broken_off, capsys, whole):
     cut(broken_off/'checkpoint-00002.pt')

@@ -51,7 +51,30 @@ def onnx_config(path):
     import onnx
     return {o.key:json.loads(o.value) for o in onnx.load(path).metadata_props}
 
+# A learner in a file
+
+class Unfit:
+    def __reduce__(self): raise TypeError('no file')
+
+def test_an_export_that_fails(tmp_path):
+    "Learner and file stay as they were"
+    learn = make(tmp_path)
+    learn.fit(1)
+    learn.export('sub/a.pkl')
+    old,opt,n = (tmp_path/'sub/a.pkl').read_bytes(),learn.opt,len(learn.dls.train_ds)
+    learn.unfit = Unfit()
+    with pytest.raises(TypeError, match='no file'): learn.export('sub/a.pkl')
+    assert learn.opt is opt and len(learn.dls.train_ds)==n and os.listdir(tmp_path/'sub')==['a.pkl']
+    assert (tmp_path/'sub/a.pkl').read_bytes()==old
+    del learn.unfit
+    learn.fit(1)
+
 # Weights in a file
+
+@pytest.mark.parametrize('name', ['nothing','no/such/folder'])
+def test_a_network_that_is_nowhere(name, monkeypatch):
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    with pytest.raises(FileNotFoundError, match=f'^{name}: expected a folder of save_pretrained, or a repository of the Hub, '): MultiSample.from_pretrained(name)
 
 def test_weights_travel_without_pickle(tmp_path):
     learn = make(tmp_path, arch=resnet20)
@@ -89,7 +112,8 @@ def test_names_with_a_dot_are_kept_apart(tmp_path):
 
 def test_a_network_of_others_has_no_weights_to_save(tmp_path):
     learn = Learner(digits(tmp_path, 1), own_net(), path=tmp_path)
-    with pytest.raises(ValueError, match='model is a Sequential: expected a MultiSample network'):
+    with pytest.raises(ValueError, match='model is a Sequential: expected a network that make_model'): learn.to_single().save_weights('w')
+    with pytest.raises(ValueError, match='model is a Sequential: expected a network that make_model'):
         learn.save_weights()
 
 def test_a_file_of_version_0_1(tmp_path):
