@@ -27,7 +27,7 @@ controls = dict(
     gradient='the other rule with the same expected gradient', slots='N = 1, which is ERM', speed='N = 1', calibration='ERM before and after',
     recipe='the best of ERM with the same weight decay and epochs',
     throughput='the single networks. All are timed in turn in one process, forward passes alone, '
-               'each at the fastest of some batch sizes (at scale `mid` 30 to 240 rows); they are judged before any fine-tuning',
+               'each at the fastest of some batch sizes (at scale `mid` 30 to 960 rows); they are judged before any fine-tuning',
     two_heads="the paper's mixup-C, and ERM. The cost of training is in multiples of mixup-C's: "
               "rows times the trunk's multiply-adds, without the fine-tuning")
 

@@ -22,7 +22,7 @@ ranges = dict(smoke=(0,.3,.5), cpu=(0,.1,.2,.3,.4,.5), mid=(0,.25,.5), paper=(0,
 # Depths of the single networks and of those of two slots, whose throughput is compared
 depths = {sc: ((8,14,20,32,56),(20,32)) for sc in scales} | dict(smoke=((8,),(8,)))
 # At which networks are timed, since every network has a size at which it is fastest
-batch_sizes = dict(smoke=[8,16], cpu=[30,60,120,240], mid=[30,60,120,240], paper=[512,2048,8192])
+batch_sizes = dict(smoke=[8,16], cpu=[30,60,120,240], mid=[30,60,120,240,480,960], paper=[512,2048,8192])
 rules = {'mixup-X':'mixup_x', 'mixup-L':'mixup_l', 'mixup':'mixup', 'mixup-XL':'mixup_xl'}
 
 def key(
