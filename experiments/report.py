@@ -62,7 +62,7 @@ findings = dict(
              '2 points that the rule allows is not decided.',
     slots='Each further slot costs accuracy: 68.0, 47.1, 39.1 and 31.9% per image for one to four slots in a short training (scale `cpu`). In a '
           'long one (scale `mid`) the second slot costs 7.4 points: 79.3 against 71.9%.',
-    speed='A forward pass of two, three and four slots classifies 1.97, 2.90 and 3.80 times as many images per second as one of a '
+    speed='A forward pass of two, three and four slots classifies 1.95, 2.84 and 3.75 times as many images per second as one of a '
           'single slot. Loading and decoding images is not counted.',
     calibration='In a long training (scale `mid`) the expected calibration error of ERM is 12.3%, and 13.1% after more epochs. Before '
                 'fine-tuning, two-headed C (3.1%), mixup (6.4%), one-softmax C (8.3%) and L (10.9%) are better, X and XL far worse (28.1 and '
@@ -77,9 +77,9 @@ findings = dict(
            'paper give 79.9%, and mixup 81.5 where they give 80.1%; fine-tuning within the same epochs ends at 80.0% for mixup, 79.9% '
            'for X and 77.8% for two-headed C.',
     throughput='In a long training of few images (scale `mid`, one seed, which decides nothing) it is not. A ResNet-8 for single images '
-               'classifies 76.1% correctly, and 1.37 times as many images per second as a ResNet-20 of two slots, which classifies 73.4%. '
+               'classifies 76.1% correctly, and 1.41 times as many images per second as a ResNet-20 of two slots, which classifies 73.4%. '
                'With ResNet-32 one of the two heads fell behind: 78.1 and 52.0%, 65.1 on average, where a ResNet-14 for single images has 78.0% and is '
-               '1.23 times as fast. Networks of two slots and double width were timed, but not trained yet.',
+               '1.20 times as fast. Networks of two slots and double width were timed, but not trained yet.',
     two_heads="Training longer and by one cycle helps two heads most, of what was run (scale `mid`, one seed, which decides nothing). Mixup-C has 73.4% per "
               'slot with this seed, and 71.9 ± 2.1 over three; ERM has 79.2% on single images, and 80.6 by its own best recipe. One cycle gives the heads '
               "75.9%, and a norm of their losses next to nothing: 73.7 with the paper's steps, 76.0 with one cycle (both runs with one cycle were computed in "

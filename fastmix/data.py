@@ -372,6 +372,8 @@ def test_dl(self:MultiSampleDataLoaders,
     **kwargs
 ):
     "A loader of `test_items`, as validation loads its own"
+    if isinstance(test_items, (str,Path)) or not len(L(test_items)):
+        raise ValueError(f'test_items={test_items!r}: expected a list of images or their files')
     if pairs or isinstance(first(test_items), Slots):
         n,kwargs = self.train.n_samples,dict(kwargs, partner='next')
         for o in test_items:

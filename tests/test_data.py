@@ -540,6 +540,10 @@ def test_a_batch_larger_than_the_set_is_refused(path, n):
         with pytest.raises(ValueError, match='bs=19: expected at most 18'): list(dls.train)
         assert len(list(dls.valid))==1
 
+def test_no_list_of_files_to_predict(path):
+    for items in ([], path, str(path)):
+        with pytest.raises(ValueError, match='test_items=.*: expected a list of images or their files'): make(path).test_dl(items)
+
 def test_one_of_many_is_shown(path):
     dl = make(path).train
     dl.show_batch(max_n=3, unique=True)
