@@ -29,9 +29,9 @@ def _color(pred, y): # numbers are never equal
 _above = dict(xycoords='axes fraction', textcoords='offset points')
 
 def _fitted(words, size, room): # smaller, or cut, where `room` points are too few for a word
-    room,longest = room/.55,max(map(len, words)) # a letter is about .55 of its size wide
-    size = min(size, max(6, room/max(1, longest)))
-    half = int(room/size/2)
+    room,longest = room/.55,max([1, *map(len, words)]) # a letter is about .55 of its size wide
+    size = min(size, max(6, room/longest))
+    half = max(2, int(room/size/2))
     return [w if len(w)<=2*half else f'{w[:half]}…{w[1-half:]}' for w in words],size
 
 def caption(
@@ -43,7 +43,7 @@ def caption(
     ax.set_title('\n'.join(' ' for _ in rows), size=size) # makes room for them
     width = ax.get_window_extent().width*72/ax.figure.dpi
     for k,row in enumerate(reversed(rows)):
-        words,fits = _fitted([word for word,_ in row], size, width/len(row))
+        words,fits = _fitted([word for word,_ in row], size, width/max(1, len(row)))
         for i,(word,(_,color)) in enumerate(zip(words, row)):
             at,shift = ((i+.5)/len(row),1),(0,4+1.25*size*k)
             ax.annotate(word, at, shift, **_above, ha='center', size=fits, color=color)
