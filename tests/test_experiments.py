@@ -1,4 +1,4 @@
-import json, math, multiprocessing, os, resource, signal, time
+import json, math, multiprocessing, os, re, resource, signal, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from experiments import backbone, cli, plots, report, results, runs, timing, train, verdicts
@@ -561,6 +561,10 @@ def test_the_findings_speak_of_these_verdicts():
     assert came==dict(table1='++?+++' '++?+++' '---?-+' '--' '---?--', fig4='??+pp', fig5='--', fig5_batch='--', fig2='?p', fig6='++',
                       fig1='+-+?' '+-++' '--?-', gradient='??', recipe='p+?',
                       throughput='??00', two_heads='??????0?0????????00')
+
+@pytest.mark.parametrize('claim', report.findings)
+def test_a_finding_begins_with_two_sentences(claim):
+    assert len(re.findall(r'\.( [A-Z]|$)', report.findings[claim].split('\n\n')[0]))==2
 
 def test_two_seeds_decide_nothing():
     f = lambda t: dict(single_acc=.5, tuned_acc=.6+noise(t))

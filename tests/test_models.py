@@ -322,11 +322,17 @@ def test_pretrained_weights_that_do_not_come(monkeypatch):
         make_model(tv.resnet18, 10, 2, pretrained=True)
     assert '\n' not in str(e.value)
 
-def test_width():
-    "Twice the channels: four times the weights between them"
-    one,two = cifar_resnet(8),cifar_resnet(8, width=2)
-    assert two.net.body[0].conv1.weight.numel()==4*one.net.body[0].conv1.weight.numel()
-    assert two(torch.randn(2,3,8,8)).shape==(2,10) and two.arch=='fastmix/resnet8x2'
+@given(st.integers(1,4), st.integers(1,3))
+@settings(max_examples=10, deadline=None)
+def test_width(width, n):
+    "`width` times the channels: its square times the weights between them; named so that it can be built again"
+    one,wide = cifar_resnet(8, n_samples=n),cifar_resnet(8, n_samples=n, width=width)
+    for a,b in zip(one.net.body, wide.net.body): assert b.conv2.weight.numel()==width**2*a.conv2.weight.numel()
+    again = named_arch(wide.arch)(10, n_samples=n)
+    assert [p.shape for p in again.parameters()]==[p.shape for p in wide.parameters()]
+    assert wide(torch.randn(2,3*n,8,8)).shape==((2,n,10) if n>1 else (2,10))
+
+def test_no_width():
     with pytest.raises(ValueError, match='width=0: expected a whole number of at least 1'): resnet20(width=0)
 
 # The scale of the slots' images
