@@ -123,11 +123,15 @@ def _nets(scale):
         nets |= {f'ResNet-{d}, 2 slots{end}': dict(depth=d, n_samples=2, **wide) for d in twos}
     return nets
 
+def _warmed(scale):
+    "The deeper of these networks, trained with five epochs of warm-up: without it their features die in the first steps"
+    return {f'{nm}, warm-up': dict(net, warmup=5) for nm,net in _nets(scale).items() if net['depth']>20 and 'width' not in net}
+
 def throughput(scale):
     "Networks of one and of two slots before fine-tuning, and one timing of all of them"
     res = []
     for i in range(n_seeds1[scale]):
-        for nm,net in _nets(scale).items():
+        for nm,net in {**_nets(scale), **_warmed(scale)}.items():
             n,method = net.get('n_samples', 1),'mixup_c' if 'n_samples' in net else 'erm'
             tune = net['depth']==scales[scale]['depth'] # such a run is one of other claims too
             res.append((dict(net=nm, n=n, seed=i), run(scale, i, method, tune=tune, **net)))
@@ -156,6 +160,7 @@ def _families(scale, seed):
             # For single images the schedule counted for more than the mixing (claim `recipe`)
             'norm, one cycle': heads(scale, seed, norm=2, one_cycle=True),
             'one cycle': heads(scale, seed, one_cycle=True), # what the schedule gives alone
+            'warm-up': heads(scale, seed, warmup=5), # as one cycle begins, then the paper's steps
             'ERM, one cycle': run(scale, seed, 'erm', one_cycle=True),
             best_erm: erm_recipe,
             f'twice the epochs, {best_erm}': dict(erm_recipe, epochs=2*whole),

@@ -234,6 +234,7 @@ def train(
     set_seed(s['seed'], reproducible=True)
     n_loaded = 1 if s.get('repeats') else n # slots that are filled within a batch
     learn = learner(s, loaders(s, n_loaded, s.get('n_curve')), compile)
+    if s.get('warmup'): learn.remove_cb(StepDecay).add_cb(StepDecay(warmup=s['warmup']))
     # A machine that computes otherwise cannot go on with them
     folder = folder/pick_precision(computed_in(s['precision']))
     curves = dict(train=fit(learn, schedule(learn, s), s['epochs'], checkpoints(folder/'train', s)))
