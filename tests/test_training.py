@@ -243,3 +243,12 @@ def test_a_plateau_lowers_the_rate():
     learn = quiet(mixup_learner(digits_dls(1, bs=256, size=8), arch=small(1), opt_func=nesterov_sgd, cbs=plateau()))
     learn.validate()
     with pytest.raises(ValueError, match='ReduceLROnPlateau has no effect on PyTorch.s optimizers'): learn.fit(1)
+
+@pytest.mark.parametrize('warmup,low,high', [(0,.6,1), (2,0,.3)], ids=['without','with'])
+def test_a_deep_network_begins_to_learn_with_a_warm_up(warmup, low, high):
+    "At the paper's rate nearly all features of a ResNet-56 become zero in the first steps"
+    set_seed(0, reproducible=True)
+    learn = mixup_learner(digits_dls(1, size=8), precision='fp32', cbs=StepDecay(warmup=warmup))
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    with hook_output(learn.model.net.pool) as hook: learn.model.train()(learn.dls.one_batch()[0])
+    assert low<=(hook.stored==0).float().mean()<=high
