@@ -3,6 +3,7 @@ import math, shutil
 from fractions import Fraction
 import pytest
 from fastai.basics import Callback, DataLoader, DataLoaders, Learner, load_learner, nn, set_seed, torch
+from fastai.callback.hook import hook_output
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import ReduceLROnPlateau
