@@ -9,7 +9,7 @@ train: .venv/.base
 
 # two notebooks and two tests at a time, one thread each: two threads each would wait for one another
 test: .venv/.dev
-	$(MAKE) -j2 -Oline test-library check-docs
+	$(MAKE) -j2 test-library check-docs
 
 check-docs: .venv/.dev
 	$(PY) .ci/docs.py --check

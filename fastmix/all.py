@@ -7,6 +7,7 @@ from fastmix.models import resnet20, resnet32, resnet44, resnet56, resnet110
 from fastmix.metrics import Top2, Top2All, HeadAccuracy, HeadMetric, CalibrationError, Brier
 from fastmix.training import nesterov_sgd, StepDecay, DevicePrecision, set_precision
 from fastmix.resuming import Checkpoint, RunLog
+from fastmix.processes import leave_processes
 from fastmix.data import MultiSampleDL, MultiSampleDataLoaders, MultiSampleDataBlock
 from fastmix.memory import InMemoryDL, PadCrop, in_memory
 from fastmix.datasets import digits_dls, digit_image, digit_label, cifar_dls

@@ -129,12 +129,9 @@ def make_dls(
 ): # `DataLoaders` of `n_samples` slots, or of single images for the additive methods
     "The loaders that the settings ask for"
     import fastai.vision.all as fv, fastmix.all as fm
-    from accelerate import PartialState
     kw = dict(n_samples=s.n_samples if s.method=='mixup_c' else 1, bs=s.bs)
     if data_kind(s)=='digits': return fm.digits_dls(size=s.size, **kw)
-    if data_kind(s)=='cifar10':
-        with PartialState().local_main_process_first(): path = fv.untar_data(fv.URLs.CIFAR)
-        return fm.cifar_dls(path=path, **kw)
+    if data_kind(s)=='cifar10': return fm.cifar_dls(**kw)
     kw['batch_tfms'] = [fm.PadCrop(s.size//8), fv.Normalize.from_stats(*fv.imagenet_stats)]
     return fm.MultiSampleDataLoaders.from_folder(
         s.data, item_tfms=fv.Resize(s.size), skip_bad=s.skip_bad, seed=s.seed, **kw)

@@ -70,7 +70,9 @@ def cifar_dls(
     "CIFAR-10, normalized, in training cropped and flipped at random"
     kwargs.update(n_samples=n_samples, bs=bs, device=device)
     check_loader_args(kwargs) # before a download
-    path = untar_data(URLs.CIFAR) if path is None else Path(path)
+    if path is None:
+        with first_on_machine(): path = untar_data(URLs.CIFAR)
+    path = Path(path)
     take_own_gpu() # before fastai chooses the device
     vocab = sorted(o.name for o in (path/'train').ls() if o.is_dir()) # fastai reads each file's
     dblock = DataBlock((ImageBlock,CategoryBlock(vocab=vocab)), get_items=_cifar_files,

@@ -76,11 +76,13 @@ def to_detach(self:RankDL, b, cpu=True, gather=True):
     return to_cpu(b) if cpu else b
 
 def _gather(dl, x):
+    if isinstance(x, (float,np.floating)): x = torch.tensor(float(x), device=dl.device) # a metric
     if not isinstance(x, Tensor): return x
     sizes,own = dl.sizes,dl.own_size
     if x.ndim and len(x)==own: x = torch.cat([x, x[:1].repeat(max(sizes)-own, *[1]*(x.ndim-1))])
     xs = [torch.empty_like(x) for _ in sizes]
     torch.distributed.all_gather(xs, x.contiguous())
+    if x.ndim and len(x)!=max(sizes): return torch.cat(xs) # more rows than the loader has given
     if x.ndim: return torch.cat([o[:size] for o,size in zip(xs, sizes)])
     total = sum(o*size for o,size in zip(xs, sizes))
     if torch.is_grad_enabled(): return total/sum(sizes) # training, where all sizes are equal
@@ -102,19 +104,38 @@ def weights_sum(
 # %% ../nbs/10_distributed.ipynb #a4095a98
 class RankTrainer(DistributedTrainer):
     "fastai's `DistributedTrainer` with our loaders, and a check of the weights after every epoch"
-    name = 'distributed_trainer'
+    name,whole = 'distributed_trainer',False # whether a pass over a loader came to its end
+    @property
+    def device(self): # Accelerate's `cpu:0` is no device that `torch.load` knows
+        d = self.accelerator.device
+        return torch.device('cpu') if d.type=='cpu' else d
+
     def _wrap_dl(self, dl):
         if isinstance(dl, DistributedDL): return dl
-        if hasattr(dl, 'to'): dl.to(self.accelerator.device) # with what its transforms keep there
+        if hasattr(dl, 'to'): dl.to(self.device) # with what its transforms keep there
         dl.skip_bad = False # an image less would leave the other processes waiting
-        return RankDL(dl, device=self.accelerator.device)
+        return RankDL(dl, device=self.device)
 
-    def after_epoch(self):
-        # Equal to the last bit, as callbacks decide by it
-        self.recorder.log = L(on_rank0(lambda: list(self.recorder.log)))
-        s = self.accelerator.gather(weights_sum(self.model)[None])
-        if (s==s[0]).all(): return
-        raise RuntimeError(f'the weights of the processes differ after epoch {self.epoch}')
+    def before_fit(self):
+        if hasattr(self.learn, 'lr_finder'):
+            raise ValueError('lr_find on several processes: expected before distrib_ctx, in one')
+        super().before_fit()
+
+    def before_epoch(self): self.whole = False
+    def after_train(self): self.whole = True
+    after_validate = after_train
+
+# %% ../nbs/10_distributed.ipynb #c58a02f4
+@patch
+def after_epoch(self:RankTrainer):
+    "Share the first process's log, and check the weights"
+    if not self.whole: return # an error ends `validate` by this, and the others do not answer
+    if not hasattr(self.learn, 'recorder'): return
+    # Equal to the last bit, as callbacks decide by it
+    self.recorder.log = L(on_rank0(lambda: list(self.recorder.log)))
+    s = self.accelerator.gather(weights_sum(self.model)[None])
+    if (s==s[0]).all(): return
+    raise RuntimeError(f'the weights of the processes differ after epoch {self.epoch}')
 
 # %% ../nbs/10_distributed.ipynb #46fe102b
 def start_distributed(
@@ -123,12 +144,14 @@ def start_distributed(
     **kwargs # For `Accelerator`
 ):
     "Let `learn` train together with the other processes"
+    if hasattr(learn, 'distributed_trainer'):
+        raise ValueError('distrib_ctx: expected no other around it')
     cpu = kwargs.setdefault('cpu', not torch.cuda.is_available())
     if sync_bn and cpu:
         raise ValueError('sync_bn=True: expected GPUs, PyTorch has it for them alone')
     kwargs.setdefault('mixed_precision', 'no') # the learner chooses its precision, no launcher
     learn.add_cb(RankTrainer(sync_bn, **kwargs))
-    learn.dls.to(learn.distributed_trainer.accelerator.device) # of this process
+    learn.dls.to(learn.distributed_trainer.device) # of this process
     train = learn.distributed_trainer._wrap_dl(learn.dls.train)
     world,bs,rank = num_distrib(),train.bs,rank_distrib()
     if not len(train):

@@ -63,6 +63,39 @@ def pairs(bs):
     with learn.no_logging(), learn.distrib_ctx(): learn.fit(1)
     return learn.dls.train.pair_idx
 
+def as_float(pred, y): return float(accuracy(pred, y))
+
+def alone(bs):
+    "Metrics that are plain numbers, weights that are loaded, rows that are repeated, and calls that are refused"
+    kw = dict(arch=network(1), path=Path('.'))
+    learn = mixup_learner(loaders('ordinary', bs, 17), metrics=[accuracy, as_float], **kw)
+    learn.remove_cb(ProgressCallback)
+    def refused(f):
+        try: f()
+        except ValueError as e: return str(e)
+    with learn.no_logging():
+        with learn.distrib_ctx():
+            learn.fit(1)
+            res = dict(metrics=list(learn.recorder.values[-1][2:]), lr_find=refused(partial(learn.lr_find, show_plot=False)))
+            learn.save('loaded')
+            learn.load('loaded')
+        learn.load('loaded')
+        learn.remove_cb(Recorder)
+        with learn.distrib_ctx(): learn.fit(1)
+        with learn.distrib_ctx(): res['nested'] = refused(lambda: learn.distrib_ctx().__enter__())
+    many = mixup_c_learner(loaders('ordinary', bs, 17), n_samples=2, arch=network(2), cbs=[MixupC(repeats=2), Rows()], metrics=rows)
+    many.remove_cb(ProgressCallback)
+    many.recorder.train_metrics = True
+    with many.no_logging(), many.distrib_ctx(): many.fit(1)
+    return dict(res, rows=many.rows.n)
+
+class Rows(Callback):
+    "How many rows of predictions a gathered training batch has"
+    def after_batch(self):
+        if self.training: self.n = len(self.learn.to_detach(self.pred))
+
+def rows(pred, *ys): return torch.tensor(1.*len(pred))
+
 class Differ(Callback):
     "Spoil the weights of one process"
     def after_train(self):
@@ -101,7 +134,7 @@ def sync_bn(bs):
 def everything(bs):
     res = {f'{k} {n}': train(k, bs, n) for k in ('pairs','memory','ordinary') for n in (23,17)}
     if num_distrib()<2: return res
-    made = dict(draws=draws, pairs=pairs, spoiled=spoiled, drawn=drawn, too_large=too_large)
+    made = dict(draws=draws, alone=alone, pairs=pairs, spoiled=spoiled, drawn=drawn, too_large=too_large)
     res.update({k: f(bs) for k,f in made.items()})
     return res | dict(sync_bn=sync_bn(bs)) # last, as it ends with the processes apart
 

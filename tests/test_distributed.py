@@ -47,6 +47,28 @@ def test_all_draw_the_same_pairs(ran): # of which each takes its share
     a,b = (r['pairs'] for r in ran[1])
     assert torch.equal(a, b) and a.shape==(2,45)
 
+def test_what_one_process_alone_would_get_wrong(ran):
+    "A metric's plain number is that of all, a network can be loaded, and repeated rows are all there"
+    a,b = (r['alone'] for r in ran[1])
+    assert a==b and a['metrics'][0]==pytest.approx(a['metrics'][1]) and a['rows']==16
+    assert a['lr_find'].endswith('lr_find on several processes: expected before distrib_ctx, in one')
+    assert a['nested']=='distrib_ctx: expected no other around it'
+
+def test_an_error_in_one_process_ends_a_prediction(tmp_path):
+    "fastai ends `validate` with `after_epoch`, in which the process would wait for the others"
+    script = tmp_path/'script.py'
+    script.write_text('''from fastai.vision.all import *
+from fastmix.all import *
+class Fails(Callback):
+    def before_batch(self):
+        if rank_distrib(): raise ValueError('an image is damaged')
+learn = mixup_learner(digits_dls(1, size=8), arch=resnet20, cbs=Fails())
+with learn.distrib_ctx(): learn.get_preds()
+''')
+    p = start(*torchrun(script))
+    _,err = end(p)
+    assert p.returncode and 'an image is damaged' in err
+
 def test_weights_that_differ_are_noticed(ran):
     for r in ran[1]: assert 'the weights of the processes differ after epoch 0' in r['spoiled']
 
@@ -64,7 +86,7 @@ def test_tensorboard_draws_in_one_process(ran):
 def test_said_once(ran):
     "The first process alone speaks, and says both batch sizes"
     out = ran[2].splitlines()
-    assert out.count('2 processes with 4 samples each, 8 in every step; batch norm of each on its own')==len(kinds)+4
+    assert out.count('2 processes with 4 samples each, 8 in every step; batch norm of each on its own')==len(kinds)+8
     assert len(out)==2*(len(kinds)+4)+1 # one learner was refused
 
 train = '--epochs 2 --bs 64 --size 8 --arch resnet20 --seed 1 --precision fp32'.split()
