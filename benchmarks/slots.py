@@ -23,7 +23,7 @@ if __name__=='__main__':
     p = argparse.ArgumentParser(description=__doc__)
     archs = ['resnet20','resnet32','resnet44','resnet56','resnet110']
     p.add_argument('--arch', default='resnet56', choices=archs)
-    p.add_argument('--batch-sizes', type=int, nargs='+', default=[30,60,120,240],
+    p.add_argument('--batch-sizes', type=int, nargs='+', default=[30,60,120,240,480,960],
                    help='each N is timed at all of them, and its fastest counts')
     p.add_argument('--size', type=int, default=32)
     p.add_argument('--rounds', type=int, default=15)
