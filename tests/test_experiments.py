@@ -176,7 +176,7 @@ def test_what_is_beyond_the_paper_shares_its_runs():
     assert family['ERM']==pace['ResNet-20']==table1['ERM']
     assert family['mixup-C']==pace['ResNet-20, 2 slots']==table1['mixup-C']
     assert family['width 2']==pace['ResNet-20, 2 slots, width 2']
-    assert len({*pace.values(), *family.values()})==10+24-3 # three are in both
+    assert len({*pace.values(), *family.values()})==13+25-3 # three are in both
     assert not {'throughput','two_heads'} & set(runs.not_in_all['mid'])
 
 def test_a_norm_of_the_losses_favours_the_head_that_falls_behind():
