@@ -259,7 +259,7 @@ def test_distributed(path, memory, monkeypatch):
 
 def test_an_image_is_not_left_out_by_one_process_alone(path):
     dls = make(path, skip_bad=True)
-    trainer = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device('cpu')))
+    trainer = SimpleNamespace(device=torch.device('cpu'))
     assert dls.train.skip_bad and not RankTrainer._wrap_dl(trainer, dls.train).dl.skip_bad
 
 def test_files_that_the_system_keeps_count_as_free_memory(tmp_path, monkeypatch):
