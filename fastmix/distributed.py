@@ -82,7 +82,7 @@ def _gather(dl, x):
     if x.ndim and len(x)==own: x = torch.cat([x, x[:1].repeat(max(sizes)-own, *[1]*(x.ndim-1))])
     xs = [torch.empty_like(x) for _ in sizes]
     torch.distributed.all_gather(xs, x.contiguous())
-    if x.ndim and len(x)!=max(sizes): return torch.cat(xs) # more rows than the loader has given
+    if x.ndim and len(x)!=max(sizes): return torch.cat(xs) # more rows than were loaded
     if x.ndim: return torch.cat([o[:size] for o,size in zip(xs, sizes)])
     total = sum(o*size for o,size in zip(xs, sizes))
     if torch.is_grad_enabled(): return total/sum(sizes) # training, where all sizes are equal
@@ -104,7 +104,7 @@ def weights_sum(
 # %% ../nbs/10_distributed.ipynb #a4095a98
 class RankTrainer(DistributedTrainer):
     "fastai's `DistributedTrainer` with our loaders, and a check of the weights after every epoch"
-    name,whole = 'distributed_trainer',False # whether a pass over a loader came to its end
+    name,whole = 'distributed_trainer',False # whether a pass over a loader has ended
     @property
     def device(self): # Accelerate's `cpu:0` is no device that `torch.load` knows
         d = self.accelerator.device
@@ -129,7 +129,7 @@ class RankTrainer(DistributedTrainer):
 @patch
 def after_epoch(self:RankTrainer):
     "Share the first process's log, and check the weights"
-    if not self.whole: return # an error ends `validate` by this, and the others do not answer
+    if not self.whole: return # an error ends `validate` so, and nobody else answers
     if not hasattr(self.learn, 'recorder'): return
     # Equal to the last bit, as callbacks decide by it
     self.recorder.log = L(on_rank0(lambda: list(self.recorder.log)))

@@ -251,7 +251,6 @@ def to_cache(
         out = np.lib.format.open_memmap(tmp, 'w+', dtype, shape)
         left_out = decode_all(d, torch.from_numpy(out), skip_bad)
         out.flush()
-        del out # Windows renames no file that is open
         with open(tmp, 'ab') as f: np.save(f, np.array(left_out, np.int64))
         file = folder/f'{key}-{checksum(tmp)}.npy'
         os.replace(tmp, file)

@@ -90,7 +90,7 @@ def join_processes():
 
 @contextmanager
 def first_on_machine():
-    "The first process of every machine goes ahead of the others; a single process does nothing"
+    "The first process of every machine goes ahead; a single process does nothing"
     join_processes()
     with PartialState().local_main_process_first() if num_distrib()>1 else nullcontext(): yield
 

@@ -47,7 +47,7 @@ def loaded_image(
     im, # An image to predict, as PIL opens it; anything else stays as it is
     n_in:int # Channels that the network takes
 ):
-    "A copy of a PIL image, read from its file, and in colour or gray as the network takes it"
+    "A copy of a PIL image, read from its file, in colour or gray as the network is"
     if not isinstance(im, Image.Image) or isinstance(im, PILBase): return im
     return im.convert({1: 'L', 3: 'RGB'}.get(n_in, im.mode))
 
@@ -217,7 +217,7 @@ def image_files(
     files = L()
     for folder,names,fs in os.walk(path, followlinks=True):
         at = Path(folder)
-        if 'run.json' in fs and at!=Path(path): names[:],fs = [],[] # a run's pictures are no data
+        if 'run.json' in fs and at!=Path(path): names[:],fs = [],[] # pictures of a run
         chosen = L(folders) if recurse and at==Path(path) else []
         below = [o for o in sorted(names) if recurse and o[0]!='.' and o in (chosen or names)]
         names[:] = [o for o in below if not inside_itself(at/o, path)]

@@ -21,7 +21,7 @@ def export(self:MixupLearner,
     fname='export.pkl', # File in `self.path`; its folder is made
     **kwargs # As in fastai
 ):
-    "fastai's `export`, for `load_learner`; one that fails leaves file and learner as they were"
+    "fastai's `export`; one that fails leaves file and learner as they were"
     if rank_distrib(): return
     path,dls,opt = self.path/fname,self.dls,self.opt
     path.parent.mkdir(parents=True, exist_ok=True)

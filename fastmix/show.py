@@ -28,8 +28,8 @@ def _color(pred, y): # numbers are never equal
 # %% ../nbs/15_show.ipynb #d60b6a6d
 _above = dict(xycoords='axes fraction', textcoords='offset points')
 
-def _fitted(words, size, room): # smaller, or cut, where `room` points are too few for a word
-    room,longest = room/.55,max([1, *map(len, words)]) # a letter is about .55 of its size wide
+def _fitted(words, size, room): # smaller, or cut, where `room` points are too few
+    room,longest = room/.55,max([1, *map(len, words)]) # a letter is .55 of its size wide
     size = min(size, max(6, room/longest))
     half = max(2, int(room/size/2))
     return [w if len(w)<=2*half else f'{w[:half]}…{w[1-half:]}' for w in words],size
@@ -219,7 +219,7 @@ def plot_pairs(
 ):
     "Draw held-out samples with their true and predicted labels, wrong ones red"
     look = plt.rc_context({'text.parse_math': False})
-    with learn.no_bar(), learn.no_logging(), look, no_random(): # files are often in class order
+    with learn.no_bar(), learn.no_logging(), look, no_random(): # files are often sorted
         learn.show_results(max_n=16)
         plt.gcf().set_layout_engine('constrained')
         save_plot(path)
