@@ -52,10 +52,10 @@ class Settings(BasicRepr):
     "The settings of `fastmix-train`, checked"
     def __init__(self,
         data:str='digits', # 'digits', 'cifar10', or a folder of images with a folder per class
-        method:str='mixup_c', # erm, sample_pairing, mixup; mixup_ with x, l, xl, c or cutmix
-        arch:str=None, # resnet20, 32, 44, 56 or 110. Default: depends on the data
+        method:str='mixup_c', # erm, sample_pairing, mixup, mixup_x, _l, _xl, _c or _cutmix
+        arch:str=None, # resnet20, 32, 44, 56 or 110. Default: resnet20, for cifar10 resnet56
         epochs:int=None, # Number of epochs. Default: 40, for cifar10 100
-        bs:int=None, # Batch size of each process. Default: their share of 64, for cifar10 of 256
+        bs:int=None, # Batch size of each process. Default: 64, for cifar10 256, shared among them
         lr:float=.1, # First learning rate; it falls to a tenth after 40%, 60% and 80% of the epochs
         one_cycle:bool=False, # fastai's one cycle in place of these steps; lr is its peak
         wd:float=1e-4, # Weight decay

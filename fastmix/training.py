@@ -99,6 +99,21 @@ def before_fit(self:StepDecay):
                          'nesterov_sgd: expected one of fastai, as partial(SGD, mom=.9)')
     self.others = later or bool(plateau)
 
+# %% ../nbs/07_training.ipynb #0d765e2a
+@patch
+def after_train(self:StepDecay):
+    "Warn where most features of a CIFAR ResNet have become zero in its first epoch"
+    model = get_model(self.model)
+    ours = 'fastmix/' in str(getattr(model, 'arch', None)) # its features are seldom zero
+    if self.epoch or self.others or rank_distrib() or not ours: return
+    model = deepcopy(model) # not compiled, and its batch norm's statistics are its own
+    with torch.no_grad(), hook_output(model.net.pool) as hook: model(*self.xb)
+    share = float((hook.stored==0).float().mean())
+    if share<.5: return
+    warn(f'{share:.0%} of the features are zero after the first epoch, at a learning rate of '
+         f'{self.rates.max():g}: the network may not begin to learn; a smaller lr, or a warm-up '
+         'by cbs=StepDecay(warmup=5), can help')
+
 # %% ../nbs/07_training.ipynb #19a50562
 def _device(d): return torch.device(ifnone(d, default_device()))
 

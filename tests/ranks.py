@@ -120,6 +120,14 @@ def too_large(bs):
         with learn.distrib_ctx(): pass
     except ValueError as e: return str(e)
 
+def other_split(bs):
+    "Training images of one process are validation images of the other"
+    block = DataBlock(**{**dblock(17), 'splitter': RandomSplitter(seed=rank_distrib())})
+    learn = mixup_learner(block.dataloaders(None, bs=bs, num_workers=0), arch=network(1))
+    try:
+        with learn.distrib_ctx(): pass
+    except ValueError as e: return str(e)
+
 def sync_bn(bs):
     "What the command line says of it without GPUs"
     args = ['--epochs','1', '--bs',str(bs), '--size','8', '--arch','resnet20', '--sync-bn']
@@ -131,7 +139,8 @@ def sync_bn(bs):
 def everything(bs):
     res = {f'{k} {n}': train(k, bs, n) for k in ('pairs','memory','ordinary') for n in (23,17)}
     if num_distrib()<2: return res
-    made = dict(draws=draws, alone=alone, pairs=pairs, spoiled=spoiled, drawn=drawn, too_large=too_large)
+    made = dict(draws=draws, alone=alone, pairs=pairs, spoiled=spoiled, drawn=drawn, too_large=too_large,
+                other_split=other_split)
     res.update({k: f(bs) for k,f in made.items()})
     return res | dict(sync_bn=sync_bn(bs)) # last, as it ends with the processes apart
 

@@ -19,7 +19,7 @@ def torchrun(*args, nproc=2): return [exe/'torchrun', f'--nproc_per_node={nproc}
 def ran(tmp_path_factory):
     "What one process with batches of 8 came to, and two with batches of 4; what these printed"
     out = tmp_path_factory.mktemp('ranks')
-    p = start(sys.executable, here/'ranks.py', out)
+    p = start(sys.executable, here/'ranks.py', out, cwd=out) # what it saves is kept there
     _,err = end(p)
     assert p.returncode==0, err
     load = lambda f: torch.load(out/f'{f}.pt', weights_only=False)
@@ -75,6 +75,9 @@ def test_weights_that_differ_are_noticed(ran):
 def test_batches_that_are_too_large_for_all_together(ran):
     for r in ran[1]: assert r['too_large']=='bs=30: expected at most 22, the training samples for each of 2 processes'
 
+def test_other_images_in_each_process_are_refused(ran):
+    for r in ran[1]: assert r['other_split'].startswith('loaders: expected the same labels in every process')
+
 def test_sync_bn_needs_gpus(ran):
     "Both processes end; one of them says why"
     (said,*res),other = (r['sync_bn'] for r in ran[1])
@@ -86,7 +89,7 @@ def test_tensorboard_draws_in_one_process(ran):
 def test_said_once(ran):
     "The first process alone speaks, and says both batch sizes"
     out = ran[2].splitlines()
-    contexts,learners = len(kinds)+8,len(kinds)+7 # some learners train more than once, one was refused
+    contexts,learners = len(kinds)+8,len(kinds)+8 # some learners train more than once, two were refused
     assert out.count('2 processes with 4 samples each, 8 in every step; batch norm of each on its own')==contexts
     assert len(out)==contexts+learners
 

@@ -427,11 +427,21 @@ def test_a_variant_of_at_most_twice_the_cost(gain, cheap, want, monkeypatch):
     assert verdict_of('two_heads', 'A variant reaches 5 points', f, 'mid')==want
     helps = verdict_of('two_heads', 'It helps two heads: width 2', f, 'mid')
     assert helps==(HOLDS if gain>0 else FAILS)
+
+def test_the_variant_is_chosen_by_its_first_seed(monkeypatch):
+    "And judged by all seeds that it has, though another one is better with those"
+    monkeypatch.setitem(runs.n_seeds1, 'mid', 3)
+    def f(t): return dict(head_0=.4, head_1=.4 + {'same .3':(.2,.1,0), 'same .6':(.1,.3,.3), 'width 2':(.5,.5,.5)}.get(t['net'], (0,0,0))[t['seed']])
     done = made_up('two_heads', f, 'mid')
-    del done[runs.key(runs.heads('mid', 0, same=.6))]
-    assert list(verdicts.best_gain(verdicts.frame('two_heads', 'mid', done)).index)==[1,2]
-    rest = {k:d for k,d in done.items() if d['settings'].get('same')!=.6}
-    assert list(verdicts.best_gain(verdicts.frame('two_heads', 'mid', rest)).index)==[0,1,2]
+    def gains(done): return verdicts.best_gain(verdicts.frame('two_heads', 'mid', done)).round(6).to_dict()
+    assert gains(done)=={0:.1, 1:.05, 2:0} # double width costs four times as much
+    assert gains({k:d for k,d in done.items() if d['settings'].get('same')!=.3})=={0:.05, 1:.15, 2:.15}
+    assert gains({k:d for k,d in done.items() if d['settings']['seed']})=={}
+
+def test_what_the_first_seed_found_has_three():
+    seeds = {}
+    for t,_ in runs.two_heads('mid'): seeds.setdefault(t['net'], []).append(t['seed'])
+    assert all(s==([0,1,2] if nm in runs.confirmed else [0]) for nm,s in seeds.items()) and set(runs.confirmed)<=set(seeds)
 
 def test_each_network_is_timed_at_its_best_batch_size(monkeypatch):
     nets = [train.cifar_resnet(8, n_in=1, n_samples=n) for n in (1,2)]
