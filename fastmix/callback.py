@@ -41,7 +41,8 @@ class MixBase(Callback):
         seed:int=None, # Seed of λ and partners; `None`: drawn at the first batch
         when=None # Function of epoch and number of epochs, such as `fade`; `None`: always mix
     ):
-        self.n_samples,self.mix_valid = check_int('n_samples', n_samples, 1),mix_valid
+        self.n_samples = check_int('n_samples', n_samples, 1)
+        self.mix_valid = check_choice('mix_valid', mix_valid, (False,True))
         self.partner = check_choice('partner', partner, how_partners)
         self.per = check_choice('per', per, ('sample','batch'))
         self.seed = seed if seed is None else check_int('seed', seed, 0)
@@ -398,8 +399,8 @@ def before_fit(self:MixupC):
     self.after_create()
     if self.n_samples>1 and of_one_target(self.loss_func): raise ValueError(
         f'loss_func={self.loss_func!r}: expected a loss of all slots, such as HeadsLoss(loss_func)')
-    bs = getattr(self.dls.train, 'bs', None)
-    if bs: check_int('repeats', self.repeats, 1, bs) # no image has more partners
+    # No image has more partners than there are images in a batch
+    if bs := getattr(self.dls.train, 'bs', None): check_int('repeats', self.repeats, 1, bs)
 
 # %% ../nbs/08_callback.ipynb #a9d20bdd
 @patch
@@ -412,4 +413,5 @@ def before_batch(self:MixupC):
 @patch
 def after_loss(self:MixupC):
     w = None if self.mixed is None else self.mixed.w_l
-    if w is not None: _set_loss(self.learn, self.loss_func(self.pred, *self.yb, w=w))
+    if w is None: return _average_loss(self.learn)
+    _set_loss(self.learn, self.loss_func(self.pred, *self.yb, w=w))

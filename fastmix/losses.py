@@ -30,8 +30,10 @@ def _refuse(loss_func, problem, remedy):
                     "or mix with per='batch'")
 
 def _without_reduction(f, *args, **kwargs): # no copy can tell what else a `reduction` sets
-    was,f.reduction = f.reduction,'none'
-    try: return f(*args, **kwargs)
+    was = f.reduction
+    try:
+        f.reduction = 'none'
+        return f(*args, **kwargs)
     finally: f.reduction = was
 
 # %% ../nbs/04_losses.ipynb #dd113024

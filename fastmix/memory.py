@@ -33,7 +33,7 @@ class PadCrop(RandTransform):
         flip:bool=True # Whether half of the images are flipped left to right
     ):
         super().__init__(p=1.)
-        self.pad,self.flip = check_int('pad', pad, 0),flip
+        self.pad,self.flip = check_int('pad', pad, 0),check_choice('flip', flip, (False,True))
 
     def encodes(self, x:TensorImage):
         im = x.as_subclass(Tensor) # whose operations take a tenth of the time

@@ -85,7 +85,7 @@ def _build(config, weights, arch):
 
 # %% ../nbs/16_shipping.ipynb #10ad3d01
 def load_weights(
-    fname, # A file of `save_weights`, with or without its suffix
+    fname, # A file that `save_weights` returned, with or without its suffix
     arch=None # What to build the network by; `None`: what the file names
 )->MultiSample: # In evaluation mode, on the CPU, with its `vocab` and `settings`
     "Build the network that `save_weights` saved; runs no code of the file"

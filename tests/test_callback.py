@@ -163,12 +163,16 @@ def test_a_reduction_is_as_it_was(loss):
     with pytest.raises(ValueError): unreduced(loss)(torch.randn(4, 3), tensor([1,2])) # of another length
     assert loss.reduction=='mean'
 
-def test_a_loss_that_does_not_reduce_trains():
-    learn = learner(Mixup(seed=0), nn.CrossEntropyLoss(reduction='none'))
-    learn.fit(1)
-    mean = learner(Mixup(seed=0), nn.CrossEntropyLoss())
-    mean.fit(1)
-    assert torch.allclose(weights(learn.model), weights(mean.model), atol=1e-6)
+@pytest.mark.parametrize('slots', [False,True])
+def test_a_loss_that_does_not_reduce_trains(slots):
+    def trained(reduction):
+        set_seed(0)
+        loss = nn.CrossEntropyLoss(reduction=reduction)
+        if slots: learn = mixup_c_learner(digits_dls(size=8), arch=partial(cifar_resnet, 8), loss_func=loss, precision='fp32')
+        else: learn = learner(Mixup(seed=0), loss)
+        with learn.no_bar(), learn.no_logging(): learn.fit(1)
+        return weights(learn.model)
+    assert torch.allclose(trained('none'), trained('mean'), atol=1e-6)
 
 @pytest.mark.parametrize('bs,n', [(1,3),(4,5),(7,8),(8,8)])
 @pytest.mark.parametrize('cb', [Mixup, MixupX, MixupL, MixupXL, partial(SamplePairing, on=1, off=1)])
