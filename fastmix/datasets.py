@@ -39,7 +39,7 @@ def digits_dls(
     **kwargs # What `MultiSampleDataLoaders.from_dblock` takes
 )->MultiSampleDataLoaders: # 1,437 training, 360 validation images, 1 channel, in memory
     "scikit-learn's handwritten digits"
-    check_int('seed', seed, 0)
+    if seed is not None: check_int('seed', seed, 0)
     dblock = DataBlock((ImageBlock(PILImageBW),CategoryBlock), get_x=digit_image, get_y=digit_label,
                        splitter=TrainTestSplitter(.2, random_state=seed, stratify=_digits()[1]),
                        item_tfms=Resize(check_int('size', size, 1), ResizeMethod.Squish),
@@ -74,7 +74,7 @@ def cifar_dls(
     if path is None:
         with first_on_machine(): path = untar_data(URLs.CIFAR)
     path = Path(path)
-    if not (path/'train').is_dir():
+    if not all((path/o).is_dir() for o in ('train','test')):
         raise ValueError(f"path={str(path)!r}: expected a folder with 'train' and 'test'")
     take_own_gpu() # before fastai chooses the device
     vocab = sorted(o.name for o in (path/'train').ls() if o.is_dir()) # fastai reads each file's

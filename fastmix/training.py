@@ -10,7 +10,7 @@ __all__ = ['nesterov_sgd', 'is_paper', 'default_optimizer', 'optimizer_and_rate'
 from contextlib import ExitStack
 from fastai.vision.all import *
 from .checks import *
-from .models import BasicBlock
+from .models import BasicBlock, Heads
 
 # %% ../nbs/07_training.ipynb #94d1f617
 _sgd = dict(momentum=.9, nesterov=True, weight_decay=1e-4) # section 5.1
@@ -101,18 +101,18 @@ def before_fit(self:StepDecay):
 
 # %% ../nbs/07_training.ipynb #0d765e2a
 @patch
-def after_train(self:StepDecay):
-    "Warn where most features of a CIFAR ResNet have become zero in its first epoch"
-    model = get_model(self.model)
-    ours = 'fastmix/' in str(getattr(model, 'arch', None)) # its features are seldom zero
-    if self.epoch or self.others or rank_distrib() or not ours: return
-    model = deepcopy(model) # not compiled, and its batch norm's statistics are its own
-    with torch.no_grad(), hook_output(model.net.pool) as hook: model(*self.xb)
-    share = float((hook.stored==0).float().mean())
-    if share<.5: return
-    warn(f'{share:.0%} of the features are zero after the first epoch, at a learning rate of '
-         f'{self.rates.max():g}: the network may not begin to learn; a smaller lr, or a warm-up '
-         'by cbs=StepDecay(warmup=5), can help')
+def before_step(self:StepDecay):
+    "Warn where many features have become zero for every image, as the first epoch of a fit ends"
+    if self.others or self.epoch or self.iter+1!=self.n_iter or rank_distrib(): return
+    heads = first(self.model.modules(), risinstance(Heads))
+    grads = [p.grad for p in heads.parameters() if p.grad is not None] if heads else []
+    if not grads or not grads[-1].any(): return
+    share = float((grads[0]==0).all(0).float().mean()) # zeros give their weights no gradient
+    if share<.25: return
+    begin = '' if self.warmup else ', or a warm-up by cbs=StepDecay(warmup=5),'
+    warn(f'{share:.0%} of the features are zero for every image of a batch, after an epoch at a '
+         f"learning rate of {self.opt.hypers[-1]['lr']:g}: the network may not begin to learn; "
+         f'a smaller lr{begin} can help')
 
 # %% ../nbs/07_training.ipynb #19a50562
 def _device(d): return torch.device(ifnone(d, default_device()))

@@ -76,7 +76,7 @@ def test_batches_that_are_too_large_for_all_together(ran):
     for r in ran[1]: assert r['too_large']=='bs=30: expected at most 22, the training samples for each of 2 processes'
 
 def test_other_images_in_each_process_are_refused(ran):
-    for r in ran[1]: assert r['other_split'].startswith('loaders: expected the same labels in every process')
+    for r in ran[1]: assert r['other_split'].startswith('loaders: expected the same images in every process')
 
 def test_sync_bn_needs_gpus(ran):
     "Both processes end; one of them says why"
