@@ -184,7 +184,7 @@ def _families(scale, seed):
             'width 2': heads(scale, seed, width=2)}
 
 # What the first seed found to be best, and what it is compared with; all others have one seed at first
-confirmed = dict(mid=('ERM','mixup-C','twice the epochs, norm, ERM recipe'))
+confirmed = 'ERM','mixup-C','twice the epochs, norm, ERM recipe'
 
 def two_heads(scale):
     "Variants of mixup-C, with their cost as a multiple of its own"
@@ -193,7 +193,7 @@ def two_heads(scale):
         family = _families(scale, i)
         one = _cost(family['mixup-C'])
         for nm,s in family.items():
-            if i>=n_seeds1[scale] and nm not in confirmed.get(scale, ()): continue
+            if i>=n_seeds1[scale] and nm not in confirmed: continue
             tag = dict(net=nm, cost=round(_cost(s)/one, 2), n=s.get('n_samples', 1), seed=i)
             res.append((tag, s))
     return res

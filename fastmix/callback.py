@@ -41,14 +41,13 @@ class MixBase(Callback):
         seed:int=None, # Seed of λ and partners; `None`: drawn at the first batch
         when=None # Function of epoch and number of epochs, such as `fade`; `None`: always mix
     ):
-        self.n_samples = check_int('n_samples', n_samples, 1)
-        self.mix_valid = check_choice('mix_valid', mix_valid, (False,True))
+        self.n_samples,self.count = check_int('n_samples', n_samples, 1),0
         self.partner = check_choice('partner', partner, how_partners)
         self.per = check_choice('per', per, ('sample','batch'))
         self.seed = seed if seed is None else check_int('seed', seed, 0)
         if when is not None and not callable(when):
             raise ValueError(f'when={when!r}: expected a function of two numbers')
-        self.when,self.count = when,0
+        self.mix_valid,self.when = check_choice('mix_valid', mix_valid, (False,True)),when
 
     def before_fit(self): check_mixing(self.learn.cbs)
     def unmixed(self): return [1.] + [0.]*(self.n_samples-1) # weights that mix nothing
@@ -399,7 +398,6 @@ def before_fit(self:MixupC):
     self.after_create()
     if self.n_samples>1 and of_one_target(self.loss_func): raise ValueError(
         f'loss_func={self.loss_func!r}: expected a loss of all slots, such as HeadsLoss(loss_func)')
-    # No image has more partners than there are images in a batch
     if bs := getattr(self.dls.train, 'bs', None): check_int('repeats', self.repeats, 1, bs)
 
 # %% ../nbs/08_callback.ipynb #a9d20bdd
