@@ -2,7 +2,10 @@
 import json, os, re, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
+from fastai.vision.all import DataLoader, DataLoaders, Image, ImageDataLoaders, pd
 from safetensors.torch import load_file
+from fastmix.all import MultiSampleDataLoaders, in_memory
+from fastmix.distributed import samples_digest
 from tests.forks import free_port
 
 here,exe = Path(__file__).parent,Path(sys.executable).parent
@@ -77,6 +80,24 @@ def test_batches_that_are_too_large_for_all_together(ran):
 
 def test_other_images_in_each_process_are_refused(ran):
     for r in ran[1]: assert r['other_split'].startswith('loaders: expected the same images in every process')
+
+@pytest.mark.parametrize('kind', ['files','pairs','memory','table','names','tensors'])
+def test_what_tells_other_samples(kind, tmp_path):
+    "The same on a machine with another folder; another split or order differs, whatever the loaders are made of"
+    def loaders(folder, seed):
+        files = [folder/c/f'{i}.png' for c in 'ab' for i in range(10)]
+        for f in files:
+            f.parent.mkdir(parents=True, exist_ok=True)
+            Image.new('L', (8,8)).save(f)
+        kw = dict(valid_pct=.3, seed=seed, bs=2, num_workers=0)
+        if kind=='table': return ImageDataLoaders.from_df(pd.DataFrame(dict(name=[f'{f.parent.name}/{f.name}' for f in files], label=['a','b']*10)), folder, **kw)
+        if kind=='names': return ImageDataLoaders.from_lists(folder, list(map(str, files)), ['a','b']*10, **kw)
+        if kind=='tensors': return DataLoaders(DataLoader(list(range(20)), bs=2), DataLoader(list(range(20 if seed else 19)), bs=2))
+        dls = MultiSampleDataLoaders.from_folder(folder, n_samples=1 if kind=='files' else 2, **kw)
+        return in_memory(dls) if kind=='memory' else dls
+    def digests(name, seed): return [samples_digest(dl) for dl in loaders(tmp_path/name, seed).loaders]
+    one = digests('here', 0)
+    assert digests('there', 0)==one and digests('here', 1)!=one
 
 def test_sync_bn_needs_gpus(ran):
     "Both processes end; one of them says why"
