@@ -143,9 +143,9 @@ def derived(df):
     if has('n','single_acc'): # one slot has no `head_0`
         for k,f in dict(slot_acc='mean', best_slot='max', worst_slot='min').items():
             df[k] = df[hs].agg(f, axis=1).combine_first(df.single_acc.where(df.n==1))
-    if has('cost') and 'slot_acc' in df: # against the same seed
-        base = df[df.net=='mixup-C'].set_index('seed').slot_acc
-        df['slot_gain'] = (df.slot_acc - df.seed.map(base)).where((df.n>1) & (df.net!='mixup-C'))
+    if has('cost','head_0','head_1'):
+        gains = {(nm,seed):x for nm in {*df.net}-{'mixup-C'} for seed,x in verdicts.slot_gain(df, nm).items()}
+        df['slot_gain'] = [gains.get(o) for o in zip(df.net, df.seed)]
     if has('what','head_0','head_1'):
         w = {(o,seed):h for o in df.what.unique() for seed,h in verdicts.winners(df, o).items()}
         df['winner'] = [w.get((o,seed)) for o,seed in zip(df.what, df.seed)]

@@ -109,10 +109,10 @@ def before_step(self:StepDecay):
     if not grads or not grads[-1].any(): return
     share = float((grads[0]==0).all(0).float().mean()) # zeros give their weights no gradient
     if share<.25: return
-    begin = '' if self.warmup else ', or a warm-up by cbs=StepDecay(warmup=5),'
+    or_warm_up = '' if self.warmup else ', or a warm-up by cbs=StepDecay(warmup=5),'
     warn(f'{share:.0%} of the features are zero for every image of a batch, after an epoch at a '
          f"learning rate of {self.opt.hypers[-1]['lr']:g}: the network may not begin to learn; "
-         f'a smaller lr{begin} can help')
+         f'a smaller lr{or_warm_up} can help')
 
 # %% ../nbs/07_training.ipynb #19a50562
 def _device(d): return torch.device(ifnone(d, default_device()))
