@@ -56,7 +56,7 @@ findings = dict(
     fig6='At scale `cpu` the head with random labels stays at chance (10.0%), as it must. The other head does far better than beside a '
          'second task (65.3 against 46.4%), and nearly as well as ERM (68.0%): two tasks compete for one trunk.',
     fig1='At scale `cpu`, Top2 on the mixtures of the training grows with R by 7.9 points for mixup and 4.2 for X. But Top2All, which does '
-         'not ask for the order, does not grow with X, L and XL, nor clearly with mixup (0.5 points).\n\n'
+         'not ask for the order, does not grow on test mixtures with X, L and XL, nor clearly with mixup (0.5 points).\n\n'
          'So it may be the order alone that the networks see better, as a larger R makes the weights differ more. The 2.1 points of XL are '
          'not decided, and L, where the order of two equally strong images is chance, falls by 1.3 (its ceiling is 50%). On test mixtures the '
          '2.7 points of XL are decided as well: they hold.',

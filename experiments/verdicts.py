@@ -12,7 +12,7 @@ were added before any of the networks that they add was trained, but for later v
 earlier ones suggested. Two rules were changed after the first of their runs: that of 5 points looks only
 at the variants that were run, and that of throughput at one single network, the best on average, in place of the best for each
 seed. Before any second seed of a variant was run, the rule of 5 points was changed again: it looks at the variant that is best
-with the first seed, which counts too. Warm-up was added when ResNet-56 had turned out not to train without it."""
+with the first seed, which counts too. So far none of these changes decided a verdict. Warm-up was added when ResNet-56 had turned out not to train without it."""
 from functools import partial
 import numpy as np, pandas as pd
 from scipy.stats import t

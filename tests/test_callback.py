@@ -715,14 +715,20 @@ def test_strengths_that_are_none(when, said):
     learn = learner(Mixup(when=when))
     with pytest.raises(ValueError, match=said): learn.fit(1)
 
+@given(strength=st.floats(1e-9, 1), seed=st.integers(0, 99))
+def test_a_strength_moves_the_weights_towards_the_image_itself(strength, seed):
+    x,y = torch.rand(6,3,4,4),torch.arange(6)
+    for cb in (Mixup(), MixupXL()):
+        some,full = [cb.mix_batch((x,), (y,), partial(keyed_rng, seed), s)[2] for s in (strength,1.)]
+        for own,all_mixed in ((some.w_x[:,0],full.w_x[:,0]), (some.w_l[:,0],full.w_l[:,0])):
+            assert torch.allclose(own, 1-strength*(1-all_mixed), atol=1e-6)
+
 def test_mixing_fades_to_none():
     x,y = torch.rand(6,3,4,4),torch.arange(6)
     def mixed(strength, cb): return cb.mix_batch((x,), (y,), partial(keyed_rng, 0), strength)
     for cb in (Mixup(), MixupXL(), CutMixup()):
         full,none = mixed(1., cb)[2],mixed(1e-12, cb)
         assert torch.allclose(none[0][0], x) and (none[2].w_l[:,0]==1).all()
-    half,full = mixed(.5, Mixup())[2],mixed(1., Mixup())[2]
-    assert torch.allclose(half.w_x[:,0], (1+full.w_x[:,0])/2)
     seen = []
     class Seen(Callback):
         order,run_valid = 1,False
