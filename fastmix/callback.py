@@ -396,8 +396,7 @@ def after_create(self:MixupC):
 def before_fit(self:MixupC):
     MixBase.before_fit(self)
     self.after_create()
-    if self.n_samples>1 and of_one_target(self.loss_func): raise ValueError(
-        f'loss_func={self.loss_func!r}: expected a loss of all slots, such as HeadsLoss(loss_func)')
+    if self.n_samples>1: check_slots_loss(self.loss_func, weighted=self.lam_l is not None)
     if bs := getattr(self.dls.train, 'bs', None): check_int('repeats', self.repeats, 1, bs)
 
 # %% ../nbs/08_callback.ipynb #a9d20bdd

@@ -107,6 +107,7 @@ def weights_sum(
 class RankTrainer(DistributedTrainer):
     "fastai's `DistributedTrainer` with our loaders, and a check of the weights after every epoch"
     name,whole = 'distributed_trainer',False # whether a pass over a loader has ended
+    skipping = () # loaders that leave out what cannot be read, in one process
     @property
     def device(self): # Accelerate's `cpu:0` is no device that `torch.load` knows
         d = self.accelerator.device
@@ -115,7 +116,8 @@ class RankTrainer(DistributedTrainer):
     def _wrap_dl(self, dl):
         if isinstance(dl, DistributedDL): return dl
         if hasattr(dl, 'to'): dl.to(self.device) # with what its transforms keep there
-        dl.skip_bad = False # an image less would leave the other processes waiting
+        if getattr(dl, 'skip_bad', False): # an image less would leave the other processes waiting
+            self.skipping,dl.skip_bad = (*self.skipping, dl),False
         return RankDL(dl, device=self.device)
 
     def before_fit(self):
@@ -196,4 +198,6 @@ def end_distributed(learn:Learner):
     "Restore network and loaders for one process, after an interrupt too"
     learn.model = get_model(learn.model)
     learn.dls.loaders = [unwrap_dl(dl) for dl in learn.dls.loaders]
+    trainer = getattr(learn, 'distributed_trainer', None)
+    for dl in getattr(trainer, 'skipping', ()): dl.skip_bad = True
     learn.detach_distributed()

@@ -235,7 +235,9 @@ def mixup_learner(
 
 # %% ../nbs/14_learner.ipynb #d6f20459
 def _slot_preds(learn, items, **kwargs): # of tuples of images, an image per slot; in evaluation
-    n,n_in = (getattr(learn.model, k, default) for k,default in (('n_samples',1),('n_in',3)))
+    conv = first(learn.model.modules(), risinstance(nn.Conv2d))
+    n_in = getattr(learn.model, 'n_in', conv and conv.in_channels)
+    n = getattr(learn.model, 'n_samples', 1)
     items = [tuple(loaded_image(im, n_in) for im in row) for row in items]
     if n==1: items = [im for im, in items]
     else: kwargs['pairs'] = True

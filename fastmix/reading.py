@@ -45,7 +45,7 @@ def image_problem(
 
 def loaded_image(
     im, # An image to predict, as PIL opens it; anything else stays as it is
-    n_in:int # Channels that the network takes
+    n_in:int # Channels that the network takes; `None`: not known
 ):
     "A copy of a PIL image, read from its file, in colour or gray as the network is"
     if not isinstance(im, Image.Image) or isinstance(im, PILBase): return im

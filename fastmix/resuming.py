@@ -242,7 +242,9 @@ def _digest(o): return hashlib.blake2b(_words(o).encode(), digest_size=8).hexdig
 def _steps(pipe): # transforms with those that fastai composed into them
     inner = [g for f in getattr(pipe, 'fs', []) for k in ('aff_fs','coord_fs')
              for g in getattr(f, k, [])]
-    return _words([pipe, *[(_name(g, 'func'), getattr(g, 'keywords', '')) for g in inner]])
+    own = [own_settings(f.name, f) for f in getattr(pipe, 'fs', [])
+           if not isinstance(f, DisplayedTransform)] # whose settings are in its name
+    return _words([pipe, own, *[(_name(g, 'func'), getattr(g, 'keywords', '')) for g in inner]])
 
 def _data_facts(dls):
     transforms = {f'{k} of loader {i}':_steps(getattr(dl, k, '')) for i,dl in enumerate(dls)

@@ -150,6 +150,7 @@ def rank(out):
 
 def main(out):
     out = Path(out)
+    os.environ['ACCELERATE_MIXED_PRECISION'] = 'bf16' # of a launcher; the learner's own counts
     alone = fork(lambda: torch.save(everything(8), out/'one.pt'), out/'one.log')
     ranks = fork_ranks(lambda: rank(out), out/'rank', 2)
     for log,status in zip(('one','rank-0','rank-1'), wait([alone,*ranks])):

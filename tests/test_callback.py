@@ -136,6 +136,16 @@ def test_numbers_are_mixed_themselves(loss, c, numbers):
     assert torch.equal(weights(plain.model), weights(mixed.model))
     assert not torch.equal(weights(plain.model), weights(half.model)) and torch.isfinite(weights(half.model)).all()
 
+def test_the_loss_of_mixed_numbers():
+    "Is that of the numbers mixed, which are mixed once"
+    came = []
+    class See(Callback):
+        order,run_valid = 80,False
+        def before_backward(self): came.append((self.loss_grad.item(), F.mse_loss(self.pred, self.yb[0]).item()))
+    learner([Mixup(seed=0), See()], MSELossFlat(), dls(y=torch.randn(20,1)), net(1)).fit(1)
+    for got,want in came: assert got==pytest.approx(want, rel=1e-5)
+    assert len(came)==3
+
 def test_a_loss_without_a_reduction_names_the_remedy():
     with pytest.raises(Exception, match="per='batch'"): learner(Mixup(), own).fit(1)
     learner(Mixup(per='batch'), own).fit(1)
@@ -490,8 +500,13 @@ def test_weights_on_losses_are_the_written_formula():
     assert torch.allclose(got, want) and torch.allclose(*[torch.autograd.grad(o, pred)[0] for o in (got,want)], atol=1e-12)
 
 def test_random_labels_are_classes():
-    cb = MixupC(random_label=1)
-    with pytest.raises(ValueError, match='random_label=1: expected one class per sample'): _random_labels((torch.eye(3),)*2, cb.random_label, 3, keyed_rng(0))
+    "Each as often as the others, of one slot alone"
+    y = torch.zeros(9000).long()
+    a,b = (_random_labels((y,y), 1, 3, keyed_rng(0)) for _ in range(2))
+    assert torch.equal(a[0], y) and torch.equal(a[1], b[1])
+    assert torch.allclose(torch.bincount(a[1], minlength=3)/9000, torch.full((3,), 1/3), atol=.03)
+    for t in (torch.eye(3), torch.rand(4)):
+        with pytest.raises(ValueError, match='random_label=1: expected one class per sample'): _random_labels((t,t), 1, 3, keyed_rng(0))
 
 def test_wrong_data_is_refused_with_what_came():
     with pytest.raises(Exception, match='expected loaders of one image per sample, these give 2'):
@@ -560,6 +575,8 @@ def test_beta_as_the_readme_writes_it():
 
 @pytest.mark.parametrize('a,b', [(Mixup(), Mixup(.3)), (Mixup(), Mixup(per='batch')), (Mixup(Beta(.4,.4)), Mixup(Beta(1.,1.))),
     (Mixup(), Mixup(partner='other')), (MixupC(), MixupC(lam_x=.5)), (MixupC(random_label=0), MixupC(random_label=1)), (Mixup(Fixed(.5)), Mixup(Fixed(.4))),
+    (MixupC(), MixupC(lam_l=.5)), (MixupC(), MixupC(same=.5)), (MixupC(), MixupC(repeats=2)), (MixupXL(), MixupXL(r_l=.3)), (Mixup(), Mixup(combine=patches)),
+    (Mixup(), Mixup(n_samples=3)), (Mixup(), Mixup(mix_valid=True)), (MixChoice(Mixup(), None), MixChoice(Mixup(), None, odds=(1,3))),
     (SamplePairing(), SamplePairing(on=3)), (MixChoice(Mixup(), None), MixChoice(Mixup(.3), None)), (Mixup(when=until), Mixup(when=rhythm))], ids=plain)
 def test_settings_tell_callbacks_apart(a, b):
     import json
@@ -642,10 +659,47 @@ def test_as_many_batches_are_cut_as_timm_switches(p):
         ours += isinstance(cb.rule, CutMixup)
     assert abs(theirs/n-p)<.05 and abs(ours/n-p)<.05
 
-def mixup_c_batch(x, y, strength=1., **kw):
+def mixup_c_batch(x, y, strength=1., training=True, **kw):
     cb = MixupC(**kw)
-    cb.learn = SimpleNamespace(training=True)
+    cb.learn = SimpleNamespace(training=training, dls=SimpleNamespace(c=1000))
     return cb.mix_batch(x, y, partial(keyed_rng, 0), strength)
+
+many = (torch.arange(400.)[:,None,None,None],),(torch.arange(400),) # images that tell who they are
+
+def test_repetition_fades_with_the_mixing():
+    xs,ys,_ = mixup_c_batch(*many, .25, same=1.)
+    assert (ys[0]==ys[1]).float().mean().item()==pytest.approx(.25, abs=.1)
+
+def test_epochs_without_mixing_have_neither_random_labels_nor_repeats():
+    xs,ys,m = mixup_c_batch(*many, 0., random_label=1, repeats=2)
+    assert len(xs[0])==400 and torch.equal(ys[1], m.idx[1])
+    xs,ys,m = mixup_c_batch(*many, 1., random_label=1, repeats=2)
+    assert len(xs[0])==800 and not torch.equal(ys[1], m.idx[1])
+
+def test_slots_weigh_images_and_losses_independently():
+    m = mixup_c_batch(*many, lam_x=.5, lam_l=.5)[2]
+    assert torch.corrcoef(torch.stack([m.w_x[:,0], m.w_l[:,0]]))[0,1].abs()<.2
+
+def test_slots_have_no_weights_in_validation():
+    m = mixup_c_batch(*many, 0., training=False, lam_x=.5, lam_l=.5)[2]
+    assert m.w_l is None and (m.w_x is None or (m.w_x==.5).all())
+
+@pytest.mark.parametrize('repeats', [1,2])
+def test_slots_with_partners_of_another_class(repeats):
+    y = torch.arange(8)//4
+    _,ys,_ = mixup_c_batch((torch.rand(8,1,2,2),), (y,), partner='other_class', repeats=repeats)
+    assert (ys[0]!=ys[1]).all()
+
+def test_what_slots_draw_depends_on_the_seed_alone():
+    "Whatever else draws from PyTorch's generator"
+    kw = dict(same=.5, lam_x=.5, partner='any', repeats=2)
+    a,b = [(torch.rand(3), mixup_c_batch(*many, **kw))[1] for _ in range(2)]
+    assert all(torch.equal(s, t) for s,t in zip((*a[0],*a[1],a[2].w_x), (*b[0],*b[1],b[2].w_x), strict=True))
+
+def test_images_and_slots_that_do_not_fit():
+    with pytest.raises(ValueError, match='expected floats'): Mixup().mix_batch((torch.zeros(4,1,2,2).byte(),), (torch.arange(4),), partial(keyed_rng, 0), 1.)
+    x,y = many[0][0],many[1][0]
+    with pytest.raises(ValueError, match='loaders of 3 slots: expected n_samples=2'): mixup_c_batch((x,)*3, (y,)*3)
 
 @pytest.mark.parametrize('same', [0,.25,1])
 @pytest.mark.parametrize('repeats', [1,3])
@@ -716,6 +770,7 @@ def test_strengths_that_are_none(when, said):
     with pytest.raises(ValueError, match=said): learn.fit(1)
 
 @given(strength=st.floats(1e-9, 1), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
 def test_a_strength_moves_the_weights_towards_the_image_itself(strength, seed):
     x,y = torch.rand(6,3,4,4),torch.arange(6)
     for cb in (Mixup(), MixupXL()):
@@ -820,9 +875,6 @@ def test_a_choice_keeps_nothing_of_a_batch():
 
 def test_a_choice_mixes_no_validation_batches():
     with pytest.raises(ValueError, match='rules: Mixup.*: expected None or a callback such as Mixup.., which mixes training batches only'): MixChoice(Mixup(mix_valid=True))
-
-def test_random_labels_need_classes():
-    with pytest.raises(ValueError, match='random_label=0: expected one class per sample'): _random_labels((torch.rand(4),), 0, 3, keyed_rng(0))
 
 @pytest.mark.parametrize('kw,said', [(dict(x=.8),'x=0.8: expected a number in 0..0.5'), (dict(x='abc'),"x='abc': expected a half-width"), (dict(x=.5, l=-.1),'l=-0.1: expected')])
 def test_weights_of_any_rule_are_refused_where_they_are_given(kw, said):
@@ -963,8 +1015,10 @@ def test_random_labels_of_unknown_classes():
     with pytest.raises(ValueError, match='classes of the loaders=0: expected a whole number of at least 2'):
         learner(MixupC(2, random_label=0), d=d, loss=HeadsLoss(), model=TwoSlots()).fit(1)
 
+def choice(partner, seed): return MixChoice(Mixup(partner=partner), MixupXL(partner=partner), seed=seed)
+
 @pytest.mark.parametrize('partner', how_partners)
-@pytest.mark.parametrize('rule', [Mixup, MixupX, MixupL, MixupXL])
+@pytest.mark.parametrize('rule', [Mixup, MixupX, MixupL, MixupXL, choice])
 def test_the_loss_of_a_training_batch_is_the_written_formula(rule, partner):
     "Weighted by the labels' λ; class weights divide by their sum, which partners of another class change"
     came,cb = [],rule(partner=partner, seed=0)

@@ -116,6 +116,28 @@ def test_what_a_method_is(method, rule, digits):
     assert (learn.lr,learn.opt_func.keywords['weight_decay'])==(.3,.2)
     assert learn.mixed_precision.settings()==dict(amp_mode='bf16')
 
+def test_the_training_of_the_paper(monkeypatch):
+    asked = dict(arch='resnet56', epochs=100, bs=256, lr=.1, wd=1e-4)
+    assert asked.items() <= vars(cli.Settings(data='cifar10')).items()
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    assert cli.Settings(data='cifar10').bs==128 # in each of two processes
+
+def test_mixing_ends_before_the_training(digits):
+    learn = cli.make_learner(cli.Settings(method='mixup_cutmix', size=8), digits)
+    assert all(rule.when(79, 100) and not rule.when(80, 100) for rule in learn.mix_choice.rules)
+
+def test_network_size_and_seed_are_those_asked_for():
+    s = cli.Settings(method='erm', arch='resnet32', size=12)
+    dls = cli.make_dls(s)
+    assert dls.one_batch()[0].shape[-1]==12 and cli.make_learner(s, dls).model.arch=='fastmix/resnet32'
+    mine = images(Path('mine'), 'a', 'b', n=12)
+    s = cli.Settings(data=str(mine), method='erm', size=12, bs=4, seed=3)
+    a,b = [cli.make_dls(o) for o in (s, cli.Settings(data=str(mine), method='erm', size=12, bs=4))]
+    assert a.one_batch()[0].shape[-1]==12 and set(a.valid_ds.items)!=set(b.valid_ds.items)
+    kw = dict(method='erm', epochs=1, size=4, bs=512, arch='resnet20', quiet=True)
+    a,b = [next(cli.train(seed=i, **kw).model.parameters()) for i in (0,1)]
+    assert not torch.equal(a, b)
+
 @pytest.mark.parametrize('method', [m for m in cli.choices['method'] if m!='mixup_c'])
 def test_methods(method, no_pictures, capsys):
     assert status(*tiny, '--epochs', 1, '--method', method, '--n-samples', 3, '--out', 'out')==0

@@ -119,3 +119,18 @@ def test_a_distribution_draws_from_its_generator_alone(dist):
     a,b,c = [draw_weights(dist, 5, g=keyed_rng(seed)) for seed in (1,1,2)]
     assert torch.equal(a, b) and not torch.equal(a, c)
     assert torch.equal(torch.get_rng_state(), before)
+
+def test_weights_that_are_too_small_in_all():
+    with pytest.raises(ValueError, match='sum to 0.5'): draw_weights(lambda s: torch.full((*s,2), .25), 9)
+
+def test_weights_of_a_distribution_in_float64():
+    d = torch.tensor(.4).double()
+    assert draw_weights(Beta(d, d), 4).dtype==torch.float32
+
+def test_without_a_generator_every_call_draws_anew():
+    assert not torch.equal(draw_weights(.5, 9), draw_weights(.5, 9))
+    assert not torch.equal(partners(99), partners(99))
+
+def test_when_mixing_ends_to_the_epoch():
+    assert [until(e, 100) for e in (89,90)]==[True,False] and [until(e, 100, .55) for e in (54,55)]==[True,False]
+    assert fade(79, 100)==1 and 0<fade(90, 100)<1 and fade(9, 10, 1.)==1

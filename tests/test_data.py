@@ -4,8 +4,8 @@ import pytest
 from fastai.vision.all import *
 from fastmix.all import *
 from fastmix.data import Slots, other_class_permutation
-from fastmix import memory
-from fastmix.distributed import RankTrainer
+from fastmix import datasets, memory
+from fastmix.distributed import RankTrainer, end_distributed
 from types import SimpleNamespace
 from fastmix.reading import image_files
 
@@ -236,6 +236,15 @@ def test_the_cache_knows_what_a_transform_was_made_with(path, tmp_path):
     for k in (0,100): assert torch.equal(in_memory(make(path, item_tfms=Rare(k)), cache=tmp_path/'c').train.data[0], in_memory(make(path, item_tfms=Rare(k))).train.data[0])
     assert len(list((tmp_path/'c').glob('*.npy')))==4
 
+def test_the_cache_notices_other_code_of_a_transform(path, tmp_path):
+    "Which has the same name and settings; some images are decoded again, and compared"
+    def brightness(k):
+        def shade(x:TensorImage): return x*0+k
+        shade = Transform(shade)
+        shade.order = 6
+        return in_memory(make(path, item_tfms=shade), cache=tmp_path/'c').valid.data[0].unique().tolist()
+    assert [brightness(k) for k in (3,5)]==[[3],[5]]
+
 def test_partners_of_numbers(path):
     with pytest.raises(ValueError, match='have several, or numbers'): other_class_permutation(torch.rand(4))
     with pytest.raises(ValueError, match="partner='oter': expected one of"): MultiSampleDataBlock(partner='oter')
@@ -259,8 +268,12 @@ def test_distributed(path, memory, monkeypatch):
 
 def test_an_image_is_not_left_out_by_one_process_alone(path):
     dls = make(path, skip_bad=True)
-    trainer = SimpleNamespace(device=torch.device('cpu'))
+    trainer = SimpleNamespace(device=torch.device('cpu'), skipping=())
     assert dls.train.skip_bad and not RankTrainer._wrap_dl(trainer, dls.train).dl.skip_bad
+    assert trainer.skipping==(dls.train,)
+    learn = SimpleNamespace(model=nn.Linear(1, 1), dls=dls, distributed_trainer=trainer, detach_distributed=noop)
+    end_distributed(learn)
+    assert dls.train.skip_bad # of one process again
 
 def test_files_that_the_system_keeps_count_as_free_memory(tmp_path, monkeypatch):
     container = dict(max='1000', current='900', stat='anon 100\nfile 750\ninactive_file 400\nactive_file 300\n')
@@ -277,7 +290,7 @@ def test_pad_crop_places_are_uniform():
 def test_cache(path, tmp_path, monkeypatch):
     dls,folder = make(path),tmp_path/'cache'
     want = [b[0] for b in in_memory(dls).valid]
-    same = lambda d: all(torch.equal(a, b[0]) for a,b in zip(want, d.valid))
+    same = lambda d: all(torch.equal(a, b[0]) for a,b in zip(want, d.valid, strict=True))
     assert same(in_memory(dls, cache=folder))
     assert len(folder.ls())==2
     decoded = []
@@ -291,7 +304,7 @@ def test_cache(path, tmp_path, monkeypatch):
     assert same(in_memory(dls, cache=folder)) and len(decoded)==2
     for f in folder.ls():
         b = bytearray(f.read_bytes())
-        b[-7] ^= 1
+        b[128+192+7] ^= 1 # in the second image, which is not decoded again among the 18 of training
         f.write_bytes(b)
     assert same(in_memory(dls, cache=folder)) and len(decoded)==4
     crops = in_memory(make(path, batch_tfms=PadCrop(2)), cache=folder) # of a file that is mapped read-only
@@ -413,6 +426,19 @@ def test_a_file_damaged_in_its_middle(path, memory, n, capsys):
     lost = 24-count(True)
     assert lost==1 if memory or n==1 else 1<=lost<=n # its mixtures are left out, one for each slot
     assert '004.png' in capsys.readouterr().out
+
+@pytest.mark.parametrize('cached', [False,True])
+def test_labels_stay_with_their_images_where_one_is_left_out(path, tmp_path, cached):
+    fn = path/'b'/'004.png'
+    data = bytearray(fn.read_bytes())
+    data[60:90] = bytes(30)
+    fn.write_bytes(data)
+    dls = make(path, n_samples=1, skip_bad=True, drop_last=False)
+    for _ in range(1+cached): # decoded, and read again
+        fast = in_memory(dls, cache=tmp_path/'cache' if cached else None)
+        x,y = (torch.cat(o).as_subclass(Tensor) for o in zip(*[b for dl in fast.loaders for b in dl]))
+        assert len(x)==23 and torch.equal((x[:,0].mean((1,2))*2.55).round().long(), y)
+        assert [len(dl.dataset) for dl in fast.loaders]==[len(dl.data[0]) for dl in fast.loaders]
 
 def test_unequal_sizes(path):
     Image.new('RGB', (9,8)).save(path/'a'/'wide.png')
@@ -554,19 +580,24 @@ def test_a_damaged_cache_met_by_two(path, tmp_path, monkeypatch):
     "A file that another process has thrown away meanwhile, and one that was left by a killed process"
     dls,folder = make(path),tmp_path/'cache'
     want = in_memory(dls, cache=folder).valid.one_batch()[0]
-    for f in folder.ls(): f.write_bytes(f.read_bytes()[:-50])
+    for f in folder.ls():
+        b = bytearray(f.read_bytes())
+        b[128+192+7] ^= 1 # in the second image, which is not decoded again among the 18 of training
+        f.write_bytes(b)
     old,new = [folder/f'{c*32}.{c*16}.tmp' for c in 'ab']
     user = folder/'notes.tmp'
     for f in (old,new,user): f.write_text('half')
     for f in (old,user): os.utime(f, (0,0))
     orig = memory.checksum
+    seen = []
     def gone(f):
+        seen.append(f.suffix)
         res = orig(f)
         if f.suffix=='.npy': f.unlink()
         return res
     monkeypatch.setattr(memory, 'checksum', gone)
     assert torch.equal(in_memory(dls, cache=folder).valid.one_batch()[0], want)
-    assert [f.exists() for f in (old,new,user)]==[False,True,True]
+    assert [f.exists() for f in (old,new,user)]==[False,True,True] and seen.count('.npy')==1
 
 def test_cifar_lists_its_files_alike_everywhere(tmp_path, monkeypatch):
     "In an order that does not depend on the disk, and in which no class is on its own"
@@ -643,10 +674,12 @@ def test_names_of_every_kind(tmp_path):
 
 def test_a_folder_that_cannot_be_written_to(path):
     "No training needs to write where the images are"
-    for o in (path, *path.iterdir()): o.chmod(0o555)
+    before = sorted((o, o.stat().st_mtime_ns) for o in path.rglob('*'))
+    for o in (path, *path.iterdir()): o.chmod(0o555) # which does not stop root
     try: in_memory(make(path)).one_batch()
     finally:
         for o in (path, *path.iterdir()): o.chmod(0o755)
+    assert sorted((o, o.stat().st_mtime_ns) for o in path.rglob('*'))==before
 
 def test_a_folder_that_links_to_itself(path):
     (path/'again').symlink_to(path, target_is_directory=True)
@@ -786,6 +819,68 @@ def test_a_misspelt_training_folder_is_not_replaced_by_a_split(tmp_path, kw):
 @pytest.mark.parametrize('pct', [-.2, 1.5, 'a'])
 def test_shares_for_validation(path, pct):
     with pytest.raises(ValueError, match=f'valid_pct={pct!r}: expected a number in 0..1'): make(path, valid_pct=pct)
+
+class Black(RandTransform):
+    order = 20
+    def encodes(self, x:TensorImage): return x*0
+
+@pytest.mark.parametrize('memory', [False,True])
+def test_a_batch_transform_is_done_as_often_as_it_says(path, memory):
+    dls = make(path, n_samples=1, batch_tfms=Black(p=.2))
+    if memory: dls = in_memory(dls)
+    set_seed(0)
+    share = np.mean([not b[0].any() for _ in range(50) for b in dls.train])
+    assert abs(share-.2)<4*(.2*.8/200)**.5
+
+def test_gray_images_with_statistics_of_colours(tmp_path):
+    "They become images of three channels, as fastai's loaders make them"
+    write(tmp_path/'g', mode='L')
+    tfms = Normalize.from_stats(*imagenet_stats, cuda=False)
+    dls = make(tmp_path/'g', img_cls=PILImageBW, n_samples=1, batch_tfms=tfms)
+    theirs = ImageDataLoaders.from_folder(tmp_path/'g', valid_pct=.25, seed=0, bs=4, num_workers=0, img_cls=PILImageBW, batch_tfms=tfms, device='cpu')
+    for a,b in ((theirs, in_memory(theirs)), (dls, in_memory(dls))):
+        x,y = (d.valid.one_batch()[0] for d in (a,b))
+        assert x.shape==(4,3,8,8) and torch.allclose(x, y, atol=1e-6)
+
+def test_single_images_in_memory_are_shuffled_anew(path):
+    dls = in_memory(make(path, n_samples=1))
+    a,b = [torch.cat([x.flatten(1) for x,_ in dls.train]) for _ in range(2)]
+    assert not torch.equal(a, b)
+
+def test_settings_of_a_block(path):
+    block = MultiSampleDataBlock(partner='other_class', pair_seed=3, get_items=get_image_files, get_y=parent_label)
+    dls = block.dataloaders(path, bs=4, num_workers=0)
+    assert [(dl.partner,dl.pair_seed) for dl in dls.loaders]==[('other_class',3)]*2
+
+def test_hidden_files_are_no_images(path):
+    (path/'.ipynb_checkpoints').mkdir()
+    shutil.copy(path/'a'/'000.png', path/'.ipynb_checkpoints')
+    (path/'a'/'._000.png').touch() # as macOS leaves them
+    assert len(image_files(path))==24 and make(path).vocab==['a','b','c']
+
+def test_numbers_of_unequal_length_are_named(path):
+    block = MultiSampleDataBlock(blocks=(ImageBlock,RegressionBlock), get_items=get_image_files, splitter=IndexSplitter(range(18, 24)),
+                                 get_y=lambda f: [1.]*(1+(f.stem=='003')))
+    with pytest.raises(ValueError, match='003.png.*expected labels of one shape'): in_memory(block.dataloaders(path, bs=4, num_workers=0))
+
+def test_room_for_images_that_are_no_bytes():
+    with pytest.raises(ValueError, match='1000000000 images of 3x8x8 take 768.00 GB'):
+        memory.check_room(10**9, torch.zeros(3,8,8), torch.device('cpu'))
+
+def test_the_digits():
+    dls = digits_dls(1)
+    crop = first(dls.train.after_batch.fs, risinstance(PadCrop))
+    train,valid = (dl.data[1].bincount() for dl in dls.loaders)
+    assert (crop.pad,crop.flip)==(1,False) # a mirrored digit is none
+    assert ((train+valid)/5-valid).abs().max()<1 # a fifth of each class
+    assert datasets.digit_image(0).max()>230
+
+def test_what_cifar_images_go_through(tmp_path):
+    for o in ('train','test'): write(tmp_path/o)
+    dls = cifar_dls(1, bs=2, path=tmp_path, cache=tmp_path/'c', num_workers=0, device='cpu')
+    crop,norm = [first(dls.train.after_batch.fs, risinstance(t)) for t in (PadCrop,Normalize)]
+    assert (crop.pad,crop.flip)==(4,True) and len((tmp_path/'c').ls())==2
+    for mine,theirs in zip((norm.mean,norm.std), cifar_stats): assert torch.allclose(mine.flatten(), tensor(theirs))
 
 def test_images_alone_go_through_the_batch_transforms(path):
     "As fastai's loaders take them"

@@ -6,7 +6,8 @@ from fastai.vision.all import DataLoader, DataLoaders, Image, ImageDataLoaders, 
 from safetensors.torch import load_file
 from fastmix.all import MultiSampleDataLoaders, in_memory
 from fastmix.distributed import samples_digest
-from tests.forks import free_port
+from fastmix.processes import join_processes, on_rank0
+from tests.forks import fork_ranks, free_port, wait
 
 here,exe = Path(__file__).parent,Path(sys.executable).parent
 env = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore', 'PYTHONPATH': str(here.parent)}
@@ -71,6 +72,13 @@ with learn.distrib_ctx(): learn.get_preds()
     p = start(*torchrun(script))
     _,err = end(p)
     assert p.returncode and 'an image is damaged' in err
+
+def test_an_error_in_the_first_process_reaches_all(tmp_path):
+    def fail():
+        join_processes()
+        try: on_rank0(lambda: 1/0)
+        except ZeroDivisionError: sys.exit(7)
+    assert wait(fork_ranks(fail, tmp_path/'rank', 2), 120)==[7,7]
 
 def test_weights_that_differ_are_noticed(ran):
     for r in ran[1]: assert 'the weights of the processes differ after epoch 0' in r['spoiled']

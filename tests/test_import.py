@@ -87,7 +87,8 @@ promised = dict(Mixup=dict(r=.5), MixupX=dict(r_x=.5), MixupL=dict(r_l=.5), Mixu
     digits_dls=dict(n_samples=2), cifar_dls=dict(n_samples=2, bs=256), in_memory=dict(device=None),
     resnet56=dict(n_classes=10, n_samples=1, n_heads=None, n_in=3, width=1), multi_sample_model=dict(n_heads=None),
     mixup_c_learner=dict(arch=resnet56, precision='auto'), mixup_learner=dict(mix=None, arch=resnet56, precision='auto'),
-    Top2All=dict(paper=False), top2_ceiling=dict(bs=None), StepDecay=dict(at=(.4,.6,.8), factor=.1))
+    Top2All=dict(paper=False), top2_ceiling=dict(bs=None), StepDecay=dict(at=(.4,.6,.8), factor=.1), CalibrationError=dict(bins=15),
+    until=dict(end=.9), fade=dict(start=.8))
 
 @pytest.mark.parametrize('name', promised)
 def test_names_and_defaults_that_users_rely_on(name):

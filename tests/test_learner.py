@@ -728,6 +728,37 @@ def test_images_as_pil_opens_them(pairs, mode, tmp_path):
         assert a.mode==mode and not isinstance(a, PILImageBW)
     same(pairs.predict((a,b))[2], pairs.predict((b,b))[2])
 
+def test_images_for_a_network_that_is_no_multisample(tmp_path):
+    "Gray or in colour as its first convolution is"
+    dls = tiny_dls('ordinary', tmp_path)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    im = Image.fromarray(digit_image(0))
+    for cls in (Learner, MixupLearner):
+        learn = quiet(cls(dls, net, loss_func=CrossEntropyLossFlat()))
+        probs = [o[2] for o in learn.predict_many([im, im.convert('RGB'), im.convert('RGBA')])]
+        for p in (*probs, learn.predict(im)[2]): assert_close(p, probs[0])
+
+def test_single_images_are_fine_tuned_with_all_layers(pairs):
+    pairs.freeze()
+    single = quiet(pairs.to_single())
+    single.freeze()
+    single.fine_tune_single(1)
+    assert all(p.requires_grad for p in single.model.parameters())
+    pairs.export('pairs.pkl') # which brings no data to make a learner of
+    assert load_learner(pairs.path/'pairs.pkl').to_single().cbs.filter(risinstance(StepDecay))
+
+def test_interpretation_of_other_images(pairs):
+    train,three = pairs.interpret(ds_idx=0),pairs.dls.test_dl(list(range(3)), with_labels=True)
+    assert train.confusion_matrix().sum()==len(pairs.dls.train_ds)
+    assert pairs.interpret(dl=three).confusion_matrix().sum()==3
+
+@pytest.mark.parametrize('cb,graphs', [(None,True), (GradientAccumulation(8),False)], ids=['none','accumulation'])
+def test_cuda_graphs_do_not_keep_gradients(cb, graphs, monkeypatch):
+    seen = []
+    monkeypatch.setattr('fastmix.learner.compile_model', lambda model, device, graphs: seen.append(graphs))
+    mixup_learner(digits_dls(1, size=8), arch=tiny, compile=True, cbs=cb)
+    assert seen==[graphs]
+
 @pytest.mark.parametrize('opt_func', [torch.optim.Adam, partial(torch.optim.Adam, eps=1e-7)])
 def test_optimizers_of_pytorch(opt_func, tmp_path):
     dls = tiny_dls('ordinary', tmp_path)

@@ -57,6 +57,21 @@ class Odd(MixMetric):
     "How often a mixture whose first label is odd has an even second one"
     def score(self, pred, y): return torch.where(y[:,0]%2==1, (y[:,1]%2==0).float(), torch.nan)
 
+@pytest.mark.parametrize('heads,y,want', [((3,5),(3,3),.5), ((5,3),(3,3),.5), ((3,3),(3,5),.5), ((3,3),(3,3),1), ((3,5),(5,3),1), ((1,2),(3,5),0)])
+def test_a_label_is_named_once_by_each_head(heads, y, want):
+    pred = F.one_hot(tensor([heads]), 10).float()
+    assert top2_all(pred, tensor([y])).item()==want
+    assert top2(pred, tensor([y])).item()==sum(a==b for a,b in zip(heads, y))/2
+
+def test_the_sum_of_the_paper_as_a_metric():
+    "Which counts two heads that name one class twice in both orders"
+    values = []
+    for m in (Top2All(), Top2All(paper=True)):
+        m.reset()
+        m.accumulate(SimpleNamespace(pred=F.one_hot(tensor([[3,3]]), 10).float(), yb=(tensor([3]),tensor([3])), to_detach=lambda t, **_: t))
+        values.append(m.value)
+    assert values==[1,2]
+
 def test_mixtures_that_do_not_count():
     m = Odd()
     m.reset()

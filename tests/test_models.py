@@ -47,6 +47,45 @@ def test_gradient_of_a_head_reaches_all_slots_but_no_other_head():
     assert not g[:5].any() and g[5:].any()
     assert all(o.any() for o in m.net.stem[0].weight.grad.chunk(2, 1))
 
+def test_the_network_of_he_et_al():
+    "Sections 3.3 and 4.2 of their paper, with the initialisation of He et al. 2015 over the outputs"
+    m = resnet56()
+    assert [type(o) for o in m.net.stem]==[nn.Conv2d,nn.BatchNorm2d,nn.ReLU]
+    assert isinstance(m.net.pool[0], nn.AdaptiveAvgPool2d)
+    for c in (o for o in m.modules() if isinstance(o, nn.Conv2d)):
+        assert c.bias is None and c.weight.std().item()==pytest.approx((2/(9*c.out_channels))**.5, rel=.15)
+
+def small_net(bias): # a classifier that has a bias or none
+    return nn.Sequential(nn.Conv2d(3,8,3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,5,bias=bias))
+
+@pytest.mark.parametrize('bias', [True,False])
+@pytest.mark.parametrize('dtype', [torch.float32,torch.float64])
+def test_heads_are_as_the_classifier_was(bias, dtype):
+    m = multi_sample_model(small_net(bias).to(dtype), 2, 4)
+    one,x = to_single(m),torch.randn(2,3,8,8, dtype=dtype)
+    assert {p.dtype for o in (m,one) for p in o.parameters()}=={dtype}
+    assert_close(one(x), m(x, x).mean(1))
+    for o in (m,one): assert all((l.bias is not None)==bias for l in o.modules() if isinstance(l, nn.Linear))
+
+def test_the_scale_of_the_slots_lies_where_the_network_does():
+    m = resnet20(5, 2).to('meta')
+    m.scale_slots(.5)
+    assert m.slot_scale.device.type=='meta'
+
+def test_pretrained_weights_are_asked_of_timm_and_fastai(monkeypatch):
+    asked = []
+    def create_model(name, **kw):
+        asked.append((name, kw))
+        return small_net(True)
+    monkeypatch.setattr(timm, 'create_model', create_model)
+    make_model('resnet18', 5, pretrained=True)
+    assert [nm for nm,_ in asked]==['resnet18'] and asked[0][1].items()>=dict(pretrained=True, in_chans=3).items()
+    def xresnet50(pretrained=False, n_out=1000):
+        asked.append(pretrained)
+        return small_net(True)
+    for o in (True,False): make_model(xresnet50, 5, pretrained=o)
+    assert asked[1:]==[True,False]
+
 def test_one_block_by_hand(): # option A: every second pixel, channels padded with zeros
     from fastmix.models import BasicBlock
     b,x = BasicBlock(4,8,2).eval(),torch.rand(2,4,6,6)

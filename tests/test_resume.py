@@ -7,21 +7,21 @@ from functools import partial
 from types import SimpleNamespace
 import fcntl, json, math, os, random, resource, shutil, signal, subprocess, sys, time
 import pytest
-from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
-from fastai.callback.training import GradientAccumulation
+from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
+from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.basics import (SGD, Adam, Lamb, RMSProp, Callback, CategoryMap, CrossEntropyLossFlat, DataLoaders, L,
                            LabelSmoothingCrossEntropyFlat, Learner, Path, accuracy, load_learner,
                            nn, noop, params, set_seed, torch)
 import fastai.callback.schedule
 from fastai.callback.progress import ProgressCallback, ShowGraphCallback
-from fastai.vision.all import F1Score, aug_transforms, pd
+from fastai.vision.all import F1Score, Resize, TensorImage, Transform, aug_transforms, pd
 import numpy as np
 from PIL import Image
 from fastmix.all import (MixupC, Mixup, MixupLearner, MixupX, MultiSample, MultiSampleDataLoaders,
                          StepDecay, cifar_resnet, digits_dls, in_memory, mixup_c_learner,
                          mixup_learner, nesterov_sgd)
 from fastmix.processes import lock_folder, write_whole
-from fastmix.resuming import Checkpoint, RunLog, data_digest, load_checkpoint, load_opt
+from fastmix.resuming import Checkpoint, RunLog, data_digest, generators, load_checkpoint, load_opt
 
 here = Path(__file__).parent
 Mode = Enum('Mode', 'fast slow')
@@ -330,7 +330,15 @@ def test_other_settings(broken_off, kwargs, said):
     (lambda: Mixup(), lambda: Mixup(.3), r'Mixup.x=0.3 \(was 0.5\)'),
     (lambda: EarlyStoppingCallback(patience=9),
      lambda: EarlyStoppingCallback('accuracy', patience=9),
-     "EarlyStoppingCallback.monitor='accuracy'")])
+     "EarlyStoppingCallback.monitor='accuracy'"),
+    *[(lambda k=k,v=v: EarlyStoppingCallback(**dict(patience=9)|{k: v}),
+       lambda k=k: EarlyStoppingCallback(**dict(patience=9)|{k: 5}),
+       f'EarlyStoppingCallback.{k}=-?5 .was {v}') for k,v in (('min_delta',0),('patience',8))],
+    *[(lambda k=k,v=v: ReduceLROnPlateau(**{k: v}), lambda k=k: ReduceLROnPlateau(**{k: 1}),
+       f'ReduceLROnPlateau.{k}=1.*was {v}') for k,v in (('factor',10.),('min_lr',0))],
+    (lambda: GradientAccumulation(512), lambda: GradientAccumulation(64),
+     r'GradientAccumulation.n_acc=64 \(was 512\)'),
+    (lambda: GradientClip(.5), lambda: GradientClip(2.), r'GradientClip.max_norm=2.0 \(was 0.5\)')])
 def test_other_settings_of_a_callback(tmp_path, cb, other, said):
     "What a callback was made with belongs to the run; what it counts does not"
     def fit(cb, n=3):
@@ -611,6 +619,34 @@ def with_tfms(tfms):
     dls = digits_dls(1, bs=256, size=8)
     dls.add_tfms(tfms, 'after_batch')
     return dls
+
+class Shade(Transform):
+    "A transform of a user, which tells its settings to nobody"
+    order = 20
+    def __init__(self, k): self.k = k
+    def encodes(self, x:TensorImage): return x+self.k
+
+@pytest.mark.parametrize('name,one,other', [('item_tfms',Resize(8),Resize(6)), ('batch_tfms',Shade(1),Shade(2))], ids=['resize','own'])
+def test_transforms_with_other_settings(tmp_path, name, one, other):
+    for i in range(12):
+        (tmp_path/'im'/'ab'[i%2]).mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (9,9), (20*i,0,0)).save(tmp_path/'im'/'ab'[i%2]/f'{i}.png')
+    def fit(tfm, resume):
+        kw = dict(n_samples=1, seed=0, valid_pct=.5, bs=4, num_workers=0, device='cpu', item_tfms=Resize(8))
+        dls = MultiSampleDataLoaders.from_folder(tmp_path/'im', **kw|{name: tfm})
+        learn = mixup_learner(dls, arch=partial(cifar_resnet, 8), precision='fp32')
+        learn.remove_cb(ProgressCallback)
+        with learn.no_logging(): learn.fit(1, cbs=Checkpoint(tmp_path/'run', resume=resume))
+    fit(one, False)
+    fit(one, True)
+    with pytest.raises(ValueError, match=f"after_{name.split('_')[0]} of loader 0="): fit(other, True)
+
+def test_the_generator_of_a_gpu_is_resumed():
+    gpu = SimpleNamespace(device=torch.device('cuda', 0))
+    learn = SimpleNamespace(dls=SimpleNamespace(loaders=[]), model=SimpleNamespace(parameters=lambda: iter([gpu])))
+    get,put = generators(learn)[-1]
+    assert get.func is torch.cuda.get_rng_state and get.args==(gpu.device,)
+    assert put.func is torch.cuda.set_rng_state and put.keywords==dict(device=gpu.device)
 
 def test_another_choice_of_pairs(tmp_path):
     def train(resume=True, **kw):

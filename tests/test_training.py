@@ -139,6 +139,19 @@ def test_fastai_schedules_keep_working(data, fit):
     for l in (a,b): getattr(l, fit)(*args)
     assert b.recorder.lrs==pytest.approx(a.recorder.lrs) and b.recorder.hps==a.recorder.hps
 
+@pytest.mark.parametrize('fast', [True,False])
+def test_auto_is_bf16_where_the_processor_has_it(monkeypatch, fast):
+    for ask in ('_is_avx512_bf16_supported','_is_amx_tile_supported'): monkeypatch.setattr(torch.cpu, ask, lambda: False)
+    if fast: monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: True)
+    assert has_fast_bf16(torch.device('cpu'))==fast and not has_fast_bf16(torch.device('meta'))
+    assert pick_precision('auto', 'cpu')==('bf16' if fast else 'fp32')
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: fast or including_emulation)
+    assert has_fast_bf16(torch.device('cuda'))==fast
+
+@pytest.mark.parametrize('kw,said', [(dict(factor=10), 'factor=10: expected'), (dict(warmup=-1), 'warmup=-1: expected')])
+def test_schedules_that_are_none(kw, said):
+    with pytest.raises(ValueError, match=said): StepDecay(**kw)
+
 def test_precision(data):
     seen = []
     class Look(Callback):
@@ -150,8 +163,11 @@ def test_precision(data):
     learn.fit(1, lr=.01, cbs=Look())
     assert seen[:2]==[torch.bfloat16, torch.float32] and next(learn.model.parameters()).dtype==torch.float32
     assert not torch.is_autocast_enabled('cpu')
+    set_precision(learn, 'fp16')
+    seen.clear()
+    learn.fit(1, lr=.01, cbs=Look())
+    assert seen[0]==torch.float16
     assert 'fp32' in set_precision(learn, 'fp32') and not learn.cbs.filter(lambda o: isinstance(o, MixedPrecision))
-    assert ('bf16' in set_precision(learn, 'auto'))==has_fast_bf16(torch.device('cpu'))
 
 def test_auto_precision_is_the_same_in_every_process(tmp_path):
     assert wait([fork(lambda: print(pick_precision('auto', 'cpu')), tmp_path/'log') for _ in range(3)])==[0]*3
