@@ -19,7 +19,7 @@ n_seeds = dict(smoke=1, cpu=3, mid=3, paper=3)
 n_seeds5 = dict(smoke=2, cpu=5, mid=5, paper=5) # of figure 5
 n_seeds1 = dict(smoke=1, cpu=1, mid=1, paper=1) # of `throughput` and `two_heads`, at first
 # Their networks that have all seeds: what the advice rests on, and what it is compared with
-confirmed = ('ResNet-8','ResNet-20','ResNet-20, 2 slots','ERM','mixup-C','one cycle',
+confirmed = ('ResNet-8','ResNet-20','ResNet-20, 2 slots','ERM','mixup-C','one cycle','warm-up',
              'twice the epochs, norm, ERM recipe')
 ranges = dict(smoke=(0,.3,.5), cpu=(0,.1,.2,.3,.4,.5), mid=(0,.25,.5), paper=(0,.1,.2,.3,.4,.5))
 # Depths of the single networks and of those of two slots, whose throughput is compared

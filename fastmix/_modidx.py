@@ -252,6 +252,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'fastmix.losses._meaning': ('losses.html#_meaning', 'fastmix/losses.py'),
                                 'fastmix.losses._of_one_target': ('losses.html#_of_one_target', 'fastmix/losses.py'),
                                 'fastmix.losses._refuse': ('losses.html#_refuse', 'fastmix/losses.py'),
+                                'fastmix.losses._takes': ('losses.html#_takes', 'fastmix/losses.py'),
                                 'fastmix.losses._without_reduction': ('losses.html#_without_reduction', 'fastmix/losses.py'),
                                 'fastmix.losses.check_loss': ('losses.html#check_loss', 'fastmix/losses.py'),
                                 'fastmix.losses.check_slots_loss': ('losses.html#check_slots_loss', 'fastmix/losses.py'),

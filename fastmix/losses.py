@@ -17,13 +17,15 @@ def unreduced(
 ): # A loss of the same arguments that gives one number per sample or element
     "`loss_func` without averaging; the loss itself still averages"
     if hasattr(loss_func, 'reduction'): return partial(_without_reduction, loss_func)
-    try: args = inspect.signature(getattr(loss_func, 'forward', loss_func)).parameters.values()
-    except (TypeError, ValueError): args = []
-    if any(o.name=='reduction' or o.kind==o.VAR_KEYWORD for o in args):
-        return partial(loss_func, reduction='none')
+    if _takes(loss_func, 'reduction'): return partial(loss_func, reduction='none')
     _refuse(loss_func, 'has no `reduction`', 'give it one')
 
 # %% ../nbs/04_losses.ipynb #06011357
+def _takes(loss_func, keyword):
+    try: args = inspect.signature(getattr(loss_func, 'forward', loss_func)).parameters.values()
+    except (TypeError, ValueError): return False
+    return any(o.name==keyword or o.kind==o.VAR_KEYWORD for o in args)
+
 def _refuse(loss_func, problem, remedy):
     name = getattr(loss_func, '__name__', type(loss_func).__name__)
     raise TypeError(f'{name} {problem}, so it cannot weigh samples: {remedy}, '
@@ -155,9 +157,8 @@ def check_slots_loss(
     if isinstance(of, HeadsLoss): return
     if _of_one_target(of): raise ValueError(
         f'loss_func={loss!r}: expected a loss of all slots, such as HeadsLoss(loss_func)')
-    args = inspect.signature(getattr(loss, 'forward', loss)).parameters
-    if weighted and 'w' not in args: raise ValueError(f'lam_l with loss_func={loss!r}: '
-        'expected HeadsLoss(loss_func), or a loss of all slots that takes their weights `w`')
+    if weighted and not _takes(loss, 'w'): raise ValueError(f'lam_l with loss_func={loss!r}: '
+        'expected a HeadsLoss, or a loss of all slots that takes their weights `w`')
 
 # %% ../nbs/04_losses.ipynb #8db24328
 _kinds = {r'CrossEntropyLoss|cross_entropy': CrossEntropyLossFlat,

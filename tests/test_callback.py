@@ -696,6 +696,22 @@ def test_what_slots_draw_depends_on_the_seed_alone():
     a,b = [(torch.rand(3), mixup_c_batch(*many, **kw))[1] for _ in range(2)]
     assert all(torch.equal(s, t) for s,t in zip((*a[0],*a[1],a[2].w_x), (*b[0],*b[1],b[2].w_x), strict=True))
 
+def test_a_loss_that_takes_no_weights_of_the_slots():
+    model = multi_sample_model(net(), 2, 3)
+    def two(pred, a, b): return F.cross_entropy(pred[:,0], a) + F.cross_entropy(pred[:,1], b)
+    learner(MixupC(), two, model=model).fit(1)
+    with pytest.raises(ValueError, match='lam_l with loss_func=.*: expected a HeadsLoss, or'): learner(MixupC(lam_l=.5), two, model=model).fit(1)
+    one = partial(F.cross_entropy, label_smoothing=.1)
+    with pytest.raises(ValueError, match='expected a loss of all slots, such as HeadsLoss'): learner(MixupC(), one, model=model).fit(1)
+    learner(MixupC(lam_l=.5), partial(HeadsLoss(one)), model=model).fit(1)
+
+def test_keywords_reach_the_single_losses():
+    p,ys,w = torch.randn(4,2,3),(torch.tensor([0,1,2,0]),torch.tensor([1,1,0,2])),torch.rand(4,2)
+    want = HeadsLoss(partial(F.cross_entropy, weight=ws))(p, *ys, w=w)
+    assert torch.allclose(HeadsLoss(F.cross_entropy)(p, *ys, w=w, weight=ws), want)
+    total = HeadsLoss(F.cross_entropy)(p, *ys, w=w, reduction='sum')
+    assert torch.allclose(total, sum((F.cross_entropy(p[:,i], ys[i], reduction='none')*w[:,i]).sum() for i in (0,1)))
+
 def test_images_and_slots_that_do_not_fit():
     with pytest.raises(ValueError, match='expected floats'): Mixup().mix_batch((torch.zeros(4,1,2,2).byte(),), (torch.arange(4),), partial(keyed_rng, 0), 1.)
     x,y = many[0][0],many[1][0]
