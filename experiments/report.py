@@ -336,7 +336,8 @@ def load(
 about = """Accuracies are of the last epoch, in percent, mean ± standard deviation over seeds. CIFAR-10 is a JPEG-coded copy in
 fastai's layout; what the coding costs was not measured. Training accuracies are those of the batches as
 they were trained on. No setting was chosen by test images, but for later variants of two heads, and
-momentum and schedule of the pretrained network (chosen for ERM, by 2,000 of its 4,000 test images). A machine without
+momentum and schedule of the pretrained network (chosen for ERM, by 2,000 of its 4,000 test images); and the rules of throughput
+and of 5 points choose a network by the test images that judge it. A machine without
 instructions for bfloat16 computes in float32; the machines and precisions behind each scale are named. Scale `paper` is the paper's training. Scale `mid` has its epochs and
 schedule, a ResNet-20 and a fifth of the images, which ERM fits. Scale `cpu` is a short training of few images: see how low the
 training accuracies still are. Its verdicts are about such a training, and need not be those of the paper's."""

@@ -1,7 +1,10 @@
-"Results files and what fell from one to another; nothing is timed here"
+"Results files, what fell from one to another, and that both sides of a comparison do the same work; nothing is timed here"
 import json, sys
-import pytest
-from benchmarks import __main__ as main, page, results
+import numpy as np, pytest, torch
+from functools import partial
+from benchmarks import __main__ as main, common, epochs, loading, network, page, results
+from fastmix.all import cifar_resnet
+from fastai.vision.all import tuplify
 
 fast = results.row('pairs', 'a loop', [100,110,120,130], [10,10,10,10], 'pairs/s', 9)
 cost = results.row('a step', 'without', [2.,2.,2.], [2.,2.,2.], 'ms', 1.02, lower=True)
@@ -88,3 +91,45 @@ def test_the_page_without_and_with_results(file, tmp_path):
     page.bars(d)
     assert len(page.plt.gca().patches)==2
     page.plt.close()
+
+# The same work on both sides
+
+@pytest.fixture
+def few(monkeypatch):
+    "Few files in place of 5,000"
+    files = common.image_files.__wrapped__(384)
+    monkeypatch.setattr(common, 'image_files', lambda: files)
+
+def test_rates_are_of_all_samples_that_were_seen(monkeypatch):
+    monkeypatch.setattr(loading, 'times', lambda calls, rounds: np.ones((len(calls), rounds)))
+    assert loading.rates([[],[]], [256,300], 1, [20,1]).tolist()==[[5120],[256]] # whole batches of 128
+
+def test_passes_are_of_as_many_images(monkeypatch):
+    def timed(calls, *_):
+        answers = [sum(p.shape[:-1].numel() for p in tuplify(f())) for f in calls]
+        assert len(answers)==3 and len(set(answers))==1
+        return np.ones((len(calls), 2))
+    monkeypatch.setattr(network, 'times', timed)
+    assert len(list(network.one_pass(True)))==4
+
+def test_the_bare_prediction_is_that_of_predict_many(few):
+    learn = common.ours(common.memory_loaders(256, 128), partial(cifar_resnet, 8), precision='fp32')
+    ims = common.crops(30)
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(network, 'bf16', False)
+        theirs = network.bare_predict(learn.model, ims, learn.dls.vocab, 2)
+    for a,b in zip(learn.predict_many(ims), theirs, strict=True):
+        assert a[0]==b[0] and int(a[1])==b[1] and torch.allclose(a[2], b[2], atol=1e-4)
+
+def test_the_bare_loop_does_the_work_of_a_learner(few):
+    arch = partial(cifar_resnet, 8)
+    def work(o, net):
+        seen,before = [],[p.clone() for p in net.parameters()]
+        hook = net.register_forward_hook(lambda m, xs, pred: seen.append((m.training, len(pred))))
+        o.fit(1)
+        hook.remove()
+        return seen,[not torch.equal(p, q) for p,q in zip(before, net.parameters())]
+    loop,learn = epochs.BareLoop(arch(n_samples=2), 256, 128),common.ours(common.memory_loaders(256, 128), arch)
+    seen,changed = work(loop, loop.net)
+    assert seen==[(True,128)]*2+[(False,128)] and all(changed)
+    assert work(learn, learn.model)==(seen,changed)

@@ -4,7 +4,7 @@ import numpy as np, pandas as pd, pytest
 from experiments import backbone, cli, plots, report, results, runs, timing, train, verdicts
 from experiments.verdicts import FAILS, HOLDS, NONE, OPEN, PAPER
 import fastmix.all
-from fastai.vision.all import Callback, F, IntToFloatTensor, nn, risinstance, tensor, torch
+from fastai.vision.all import Callback, F, IntToFloatTensor, nn, noop, risinstance, tensor, torch
 from fastmix.all import CutMixup, HeadsLoss, MixChoice, Mixup, PadCrop
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,10 +21,11 @@ def smoke(tmp_path_factory):
 
 def test_smoke_runs_every_claim(smoke):
     done = results.read(smoke/'smoke.jsonl')
-    assert set(done)==set(runs.runs_of('all', 'smoke', done)) and len(done)>len(runs.runs_of('all', 'smoke'))-1
+    assert set(done)==set(runs.runs_of('all', 'smoke', done)) and len(done)>len(runs.runs_of('all', 'smoke')) # with the recipes that were chosen
     for c in runs.claims:
         assert verdicts.frame(c, 'smoke', done).run.all()
-        assert NONE not in report.table(c, 'smoke', done).to_string()
+        table = report.table(c, 'smoke', done)
+        assert NONE not in table.to_string() and {nm for nm,_ in report.tables.get(c, ((),()))[1]}<=set(table)
 
 def test_a_line_tells_all(smoke):
     done = results.read(smoke/'smoke.jsonl')
@@ -37,6 +38,18 @@ def test_a_line_tells_all(smoke):
     assert len(curves['valid_head_0'])==s['epochs'] and curves['valid_head_0'][-1]==d['figures']['head_0']
     wrong = results.read(smoke/'smoke.jsonl')[runs.key(runs.heads('smoke', 0, tune=False, random_label=1))]
     assert 'tuned_acc' not in wrong['figures']
+
+def test_figures_are_those_of_the_last_epoch(smoke):
+    "Of test images, of the network that they are called after; the curves are of the same images at this scale"
+    for d in results.read(smoke/'smoke.jsonl').values():
+        f,c,s = d['figures'],d['curves'],d['settings']
+        for k in f.keys() & c.get('train', {}).keys(): assert f[k]==c['train'][k][-1]
+        if s.get('method')=='erm': assert c['train']['valid_accuracy'][-1]==pytest.approx(f['single_acc'], abs=2e-6)
+        if not s.get('ft_epochs'): continue
+        assert len(c['tune']['valid_accuracy'])==s['ft_epochs']
+        assert c['tune']['valid_accuracy'][-1]==pytest.approx(f['tuned_acc'], abs=2e-6)
+
+def test_nothing_of_a_finished_run_is_left(smoke): assert not list((smoke/'unfinished').rglob('*.pt'))
 
 def test_compile_reaches_both_trainings(smoke, tmp_path, monkeypatch):
     compiled = []
@@ -153,7 +166,56 @@ def test_a_single_image_is_as_bright_as_in_training():
     s = runs.softmax('smoke', 0)
     learn,ones = train.learner(s, train.loaders(s, 2)),train.loaders(s, 1).valid
     two,one = train.single(learn, ones),train.single(learn.to_single(), ones)
-    assert two.keys()==one.keys() and all(abs(float(two[k]-one[k]))<1e-3 for k in two)
+    assert two.keys()==one.keys() and all(abs(float(two[k]-one[k]))<1e-5 for k in two)
+    assert learn.model.n_heads==1
+
+def test_two_heads_are_averaged_and_mirror_images_too():
+    s = {**runs.heads('smoke', 0), 'n_train':64}
+    learn,ones = train.learner(s, train.loaders(s, 2)),train.loaders(s, 1).valid
+    (x,y),m = (o.as_subclass(torch.Tensor) for o in next(iter(ones))),learn.model.eval()
+    with torch.no_grad(): p,q = (m(o, o).softmax(-1).mean(1) for o in (x, x.flip(-1)))
+    for mirror,want in ((False,p), (True,(p+q)/2)):
+        assert float(train.single(learn, ones, mirror)['nll'])==pytest.approx(float(F.nll_loss(want.log(), y)), abs=1e-5)
+
+def test_each_method_is_its_rule():
+    def rule(m):
+        cb = train.mixing(dict(seed=0, method=m, r=.3))
+        return type(cb).__name__,cb.x_dist,cb.l_dist,cb.mix_valid
+    rules = [rule(m) for m in ('mixup','mixup_x','mixup_l','mixup_xl')]
+    assert rules==[('Mixup',.3,None,True), ('MixupX',.3,0.,True), ('MixupL',0.,.3,True), ('MixupXL',.3,.3,True)]
+    images,labels = (s for _,s in runs.fig5('smoke')[:2])
+    cbs = [train.mixing(s) for s in (images, labels, runs.softmax('smoke', 0), runs.fig6('smoke')[0][1])]
+    assert [(cb.lam_x,cb.lam_l,cb.random_label,cb.mix_valid) for cb in cbs]==[
+        (.5,None,None,True), (None,.5,None,False), (.5,'x',None,True), (None,None,1,False)]
+
+def test_settings_of_optimizer_and_network():
+    s = {**runs._families('smoke', 0)['twice the epochs, norm, ERM recipe'], 'n_train':64}
+    learn = train.learner(s, train.loaders(s, 2))
+    learn.create_opt()
+    assert [h['wd'] for h in learn.opt.hypers]==[5e-4]*2 and train.schedule(learn, s).keywords['lr_max']==[6.4,.1]
+    s = {**runs.run('smoke', 0, 'erm'), 'depth':14, 'bs':32}
+    dls = train.loaders(s, 1)
+    assert train.learner(s, dls).model.arch=='fastmix/resnet14' and dls.train.bs==32
+    s = runs.additive('smoke', 0, 'mixup', .5)
+    assert [m.i for m in train.learner(s, train.loaders(s, 1)).metrics if isinstance(m, train.First)]==[0]
+
+@pytest.mark.parametrize('kw,rates', [(dict(warmup=5),[5]), (dict(),[0])], ids=['warm-up','none'])
+def test_warm_up_reaches_the_training(tmp_path, monkeypatch, kw, rates):
+    class Seen(Exception): pass
+    def stop(learn, *_): raise Seen([cb.warmup for cb in learn.cbs if isinstance(cb, fastmix.all.StepDecay)])
+    monkeypatch.setattr(train, 'fit', stop)
+    with pytest.raises(Seen) as e: train.train(runs.heads('smoke', 0, **kw), tmp_path)
+    assert e.value.args==(rates,)
+
+def test_fine_tuning_after_repeats_has_the_batches_of_the_others(tmp_path, monkeypatch):
+    sizes = []
+    def fit(learn, f, n, cbs):
+        sizes.append(learn.dls.train.bs)
+        return {}
+    monkeypatch.setattr(train, 'fit', fit)
+    monkeypatch.setattr(fastmix.all.MultiSampleLearner, 'validate', lambda self, dl: [0])
+    train.train(runs._families('smoke', 0)['repeats 2'], tmp_path)
+    assert sizes==[32,64]
 
 def test_runs_are_shared():
     key = runs.key
@@ -257,6 +319,15 @@ def test_the_recipe_is_chosen_on_held_out_images():
     done[k] = dict(line, void='single_acc: misread')
     assert runs.recipe_test('paper', done)==[]
 
+def test_a_recipe_with_fine_tuning_is_judged_after_it():
+    figures = dict(single_acc=.1, tuned_acc=.9)
+    assert results.final_accuracy(dict(figures=figures))==.9
+    done = {}
+    for t,s in runs.recipe('mid'): done[runs.key(s)] = dict(figures=figures if t['net']=='mixup, fine-tuned' else dict(single_acc=.5))
+    assert runs.recipe_test('mid', done)[0][0]['net']=='mixup, fine-tuned'
+    for t,s in runs.recipe_test('mid', done): done[runs.key(s)] = dict(figures=figures)
+    assert verdicts.recipe(verdicts.frame('recipe', 'mid', done))[0].tolist()==[.9]*3
+
 def test_recipes_cost_the_same():
     for t,s in runs.recipe('mid'):
         assert s['epochs']+(s['ft_epochs'] or 0)==100 and s['wd']==5e-4 and s['n_train']==10_000, t
@@ -317,7 +388,20 @@ def test_held_out_images_are_not_trained_on():
     y = dls.train.data[1]
     assert np.bincount(y.cpu()).tolist()==[20]*10 and len(dls.valid_ds)==50 and not set(dls.train_ds.items)&b
     x1,x2,y1,y2 = next(iter(dls.valid))
-    assert len(set(y1.tolist()))>5 # not in the order of the classes: within a batch they are mixed
+    order = y1.tolist()
+    assert len(set(order))==10 and order!=sorted(order) and order[:10]!=[*range(10)] # mixed within a batch
+    assert train.n_held_out==dict(digits=200, cifar10=5000)
+
+def test_test_images_are_those_of_the_test_set():
+    whole,dl = train.images('digits', 1).valid,train.loaders(dict(data='digits', bs=32, evaluate='test'), 1).valid
+    place = {o:i for i,o in enumerate(whole.dataset.items)}
+    assert place.keys()==set(dl.dataset.items)
+    assert dl.data[0].equal(whole.data[0][[place[o] for o in dl.dataset.items]])
+
+def test_held_out_images_are_judged_as_they_are():
+    dl = train.loaders(dict(data='digits', bs=32, evaluate='held_out'), 1).valid
+    seen = torch.cat([b[0] for b in dl]).as_subclass(torch.Tensor)
+    assert seen.equal(dl.data[0].as_subclass(torch.Tensor).float()/255)
 
 def test_calibration():
     p = tensor([[.8,.2],[.8,.2],[.3,.7],[.1,.9]])
@@ -359,6 +443,29 @@ def test_one_head_wins(loser, want):
     assert verdict_of('fig5', 'λ on images', f)==want
     w = verdicts.winners(verdicts.frame('fig5', 'cpu', made_up('fig5', f)), 'images')
     assert [int(h) for h in w]==[i%2 if loser(i)<.15 else -1 for i in range(5)]
+
+@pytest.mark.parametrize('loser,winner,n,want', [(.149,.31,5,HOLDS), (.151,.31,5,FAILS), (.1,.299,5,FAILS), (.1,.5,3,OPEN)])
+def test_who_wins_and_in_how_many(loser, winner, n, want):
+    def f(t): return dict(head_0=winner, head_1=loser if t['seed']<n else .4)
+    assert verdict_of('fig5', 'λ on images', f)==want
+
+def test_four_seeds_decide_nothing_about_winners():
+    df = verdicts.frame('fig5', 'cpu', made_up('fig5', lambda t: dict(head_0=.5, head_1=.1)))
+    assert verdicts.one_wins(df, 'images')[1]==HOLDS and verdicts.one_wins(df[df.seed<4], 'images')[1]==OPEN
+
+@pytest.mark.parametrize('claim,says,f', [
+    ('fig4', 'Both heads', lambda t,d: dict(head_0=.5, head_1=.5+d)), ('fig6', 'The head with', lambda t,d: dict(head_1=.1+d)),
+    ('gradient', 'mixup-X and', lambda t,d: dict(single_acc=.5+d*(t['net']=='mixup-XL')))], ids=['heads','chance','gradient'])
+def test_two_points_are_the_margin(claim, says, f):
+    came = [verdict_of(claim, says, lambda t: f(t, d)) for d in (.019,-.019,.021,-.021)]
+    assert came==[HOLDS,HOLDS,FAILS,FAILS]
+
+@pytest.mark.parametrize('claim,says,f,holds,fails', [
+    ('fig4', 'The two heads of a run', lambda t,d: dict(head_0=.5, head_1=.5+d*(-1)**t['seed']), .019, .021),
+    ('fig4', 'There is little confusion', lambda t,d: dict(confused_0=d, confused_1=d, wrong_0=0, wrong_1=0), .049, .051),
+    ('fig6', 'The other head', lambda t,d: dict(head_0=.5-d*(t['net']=='random labels')), .049, .051)], ids=['differ','confusion','harm'])
+def test_margins(claim, says, f, holds, fails):
+    assert [verdict_of(claim, says, lambda t: f(t, d)) for d in (holds,fails)]==[HOLDS,FAILS]
 
 @pytest.mark.parametrize('slope,want', [(.5,HOLDS), (-.5,FAILS), (0,FAILS), (.02,OPEN)])
 def test_growth_with_r(slope, want):
@@ -417,6 +524,13 @@ def test_a_single_network_as_fast_as_two_slots(slots, want, monkeypatch):
     untimed = of_networks({}, {8:.9}, slots)
     assert verdict_of('throughput', says, untimed, 'mid')==NONE
 
+def test_single_networks_are_compared_by_the_same_seeds(monkeypatch):
+    monkeypatch.setitem(runs.n_seeds1, 'mid', 3)
+    rates = {**{nm:1. for nm in runs._nets('mid')}, 'ResNet-8':3., 'ResNet-14':3., 'ResNet-20, 2 slots':2.}
+    made = made_up('throughput', of_networks(rates, {8:.9, 14:.7}, .5), 'mid')
+    done = {k:d for k,d in made.items() if d['settings'].get('depth')!=14 or d['settings']['seed']==0}
+    assert list(verdicts.fast_single(verdicts.frame('throughput', 'mid', done), 'ResNet-20, 2 slots').index)==[0]
+
 @pytest.mark.parametrize('gain,cheap,want', [(.2,.1,HOLDS), (.2,.04,FAILS), (-.1,.051,OPEN)])
 def test_a_variant_of_at_most_twice_the_cost(gain, cheap, want, monkeypatch):
     monkeypatch.setitem(runs.n_seeds1, 'mid', 3)
@@ -443,6 +557,14 @@ def test_what_the_advice_rests_on_has_three_seeds():
     for t,_ in runs.two_heads('mid')+runs.throughput('mid'): seeds.setdefault(t['net'], []).append(t['seed'])
     assert all(s==([0,1,2] if nm in runs.confirmed else [0]) for nm,s in seeds.items())
     assert set(runs.confirmed)<=set(seeds)
+
+def test_all_are_timed_in_turn(monkeypatch):
+    seen = []
+    t = timing.interleaved([lambda: seen.append(0), lambda: seen.append(1)], 3, 1)
+    assert seen==[0,1]*4 and t.shape==(3,2)
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: seen.append('waited'))
+    timing.seconds(noop, 'cuda')
+    assert seen[-1]=='waited'
 
 def test_each_network_is_timed_at_its_best_batch_size(monkeypatch):
     nets = [train.cifar_resnet(8, n_in=1, n_samples=n) for n in (1,2)]
@@ -649,3 +771,36 @@ def test_the_printed_advice_is_the_best_recipe():
     given = advice.split()
     assert given[:3]==['--method',s['method'],'--one-cycle'] and s['one_cycle']
     assert float(given[given.index('--wd')+1])==s['wd'] and len(given)==5
+
+def test_the_pretrained_network_is_judged_by_test_images(monkeypatch):
+    digits,seen = fastmix.all.digits_dls(1, size=8),[]
+    monkeypatch.setattr(backbone, 'cifar_dls', lambda n, cache: fastmix.all.digits_dls(n, size=8))
+    monkeypatch.setattr(backbone, 'pretrained', lambda momentum: fastmix.all.cifar_resnet(8)) # of three channels, as `Normalize` makes them
+    monkeypatch.setattr(backbone, 'single', lambda learn, dl: seen.append((learn, {*dl.dataset.items})) or {})
+    backbone.train({**backbone.shared, 'method':'mixup_x', 'seed':0, 'size':8, 'n_train':64, 'n_test':360, 'epochs':1, 'ft_epochs':1})
+    (mixed,a),(tuned,b) = seen
+    assert a==b=={*digits.valid_ds.items} and mixed is not tuned
+    assert hasattr(mixed, 'mixup_x') and not hasattr(tuned, 'mixup_x')
+
+def test_the_panels_of_figure_1():
+    "Each rule has its own; with R=0 all are the same"
+    add = {nm:i/10 for i,nm in enumerate(runs.rules)}
+    cols = dict(train_top2=.1, top2=.2, train_top2_all=.3, top2_all=.4)
+    plots.over_r(made_up('fig1', lambda t: {c: k+add[t['net']] for c,k in cols.items()}), 'cpu')
+    for i,ax in enumerate(plots.plt.gcf().axes):
+        got = {c.get_label(): c.lines[0].get_ydata()[-1] for c in ax.containers}
+        want = {'Top2, training':10, 'Top2, test':20, 'Top2All, training':30, 'Top2All, test':40}
+        assert got==pytest.approx({k: v+10*i for k,v in want.items()})
+    plots.plt.close('all')
+
+@pytest.mark.parametrize('nb', ['21_slots','30_fig1','31_fig2','32_fig4','33_fig5','34_fig6','35_table1','36_beyond'])
+def test_pages_show_the_present_figures(nb):
+    "Findings and tables as they were stored are those of the results that are there"
+    done,n = report.load(),0
+    for c in json.loads((results.here.parent/f'nbs/{nb}.ipynb').read_text())['cells']:
+        m = re.search(r"^report\.(show|figures|finding)\('(\w+)'", ''.join(c['source']), re.M)
+        if not m: continue
+        now = report.finding(m[2]) if m[1]=='finding' else getattr(report, m[1])(m[2], done)
+        assert ''.join(c['outputs'][0]['data']['text/markdown'])==now.data, (m[1], m[2])
+        n += 1
+    assert n>=2
