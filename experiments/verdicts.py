@@ -12,8 +12,8 @@ were added before any of the networks that they add was trained, but for later v
 earlier ones suggested. Two rules were changed after the first of their runs: that of 5 points looks only
 at the variants that were run, and that of throughput at one single network, the best on average, in place of the best for each
 seed. Before any second seed of a variant was run, the rule of 5 points was changed again: it looks at the variant that is best
-with the first seed, which counts too. So far none of these changes decided a verdict. Warm-up was added when ResNet-56 had turned out not to train without it, and
-the rule of throughput for two slots with a warm-up when their run was there."""
+with the first seed, which counts too. So far none of these changes decided a verdict. Warm-up was added when ResNet-56 had
+turned out not to train without it, and the rule of throughput for two slots with a warm-up when their run was there."""
 from functools import partial
 import numpy as np, pandas as pd
 from scipy.stats import t
@@ -170,8 +170,8 @@ none = 'no control in the paper'
 again = 'figure 5, read in another way'
 wins = ('at least 5 seeds; on test pairs the worse head is under 15% and the better one over 30% in at least 80% of them '
         '(does not hold: in at most 20%)')
-two_slots = [f'ResNet-{d}, 2 slots{wide}' for wide in ('',', width 2') for d in (20,32)]
-two_slots.append('ResNet-32, 2 slots, warm-up') # as single networks are compared with a warm-up too
+two_slots = [*[f'ResNet-{d}, 2 slots{wide}' for wide in ('',', width 2') for d in (20,32)],
+             'ResNet-32, 2 slots, warm-up'] # as single networks are compared with a warm-up too
 variants = ('same .3','same .6','same .6, fading','repeats 2','same .3, repeats 2','width 2',
             'width 2, half the epochs','width 2, half the epochs, same .6, fading','patches',
             'patches, fading','norm','one cycle','warm-up','width 2, half the epochs, norm','norm, one cycle',

@@ -398,6 +398,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'fastmix.reading._check_size': ('reading.html#_check_size', 'fastmix/reading.py'),
                                  'fastmix.reading._checked_splits': ('reading.html#_checked_splits', 'fastmix/reading.py'),
                                  'fastmix.reading._reason': ('reading.html#_reason', 'fastmix/reading.py'),
+                                 'fastmix.reading.channels_of': ('reading.html#channels_of', 'fastmix/reading.py'),
                                  'fastmix.reading.check_classes': ('reading.html#check_classes', 'fastmix/reading.py'),
                                  'fastmix.reading.check_dls': ('reading.html#check_dls', 'fastmix/reading.py'),
                                  'fastmix.reading.check_labels': ('reading.html#check_labels', 'fastmix/reading.py'),

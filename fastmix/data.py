@@ -83,8 +83,8 @@ def _knows(pipe, f, o): # whether transform `f` has a method for the type of `o`
 def _normalize(pipe, b, to_float, norm): # both at once, in the memory of one tensor
     mean,scale = norm.mean*to_float.div,1/(norm.std*to_float.div)
     def one(o):
-        whole = torch.broadcast_shapes(o.shape, mean.shape)==o.shape
-        if whole and type(o) in (TensorImage,TensorImageBW):
+        images = type(o) in (TensorImage,TensorImageBW)
+        if images and torch.broadcast_shapes(o.shape, mean.shape)==o.shape:
             return o.as_subclass(Tensor).float().sub_(mean).mul_(scale).as_subclass(type(o))
         return first(_transform(pipe, _transform(pipe, (o,), to_float), norm)) # maybe a user's type
     return tuple(map(one, b))

@@ -235,9 +235,8 @@ def mixup_learner(
 
 # %% ../nbs/14_learner.ipynb #d6f20459
 def _slot_preds(learn, items, **kwargs): # of tuples of images, an image per slot; in evaluation
-    conv = first(learn.model.modules(), risinstance(nn.Conv2d))
-    n_in = getattr(learn.model, 'n_in', conv and conv.in_channels)
-    n = getattr(learn.model, 'n_samples', 1)
+    n,n_in = getattr(learn.model, 'n_samples', 1),getattr(learn.model, 'n_in', None)
+    n_in = ifnone(n_in, channels_of(learn.model))
     items = [tuple(loaded_image(im, n_in) for im in row) for row in items]
     if n==1: items = [im for im, in items]
     else: kwargs['pairs'] = True
@@ -363,8 +362,7 @@ def to_single(self:Learner,
     dls,model = slot_dls(self.dls, 1),self.model
     if isinstance(model, MultiSample): model = to_single(model)
     else:
-        conv = first(model.modules(), risinstance(nn.Conv2d))
-        n_in = conv.in_channels if conv else dls.one_batch()[0].shape[1]
+        n_in = channels_of(model) or dls.one_batch()[0].shape[1]
         model = MultiSample(deepcopy(model), 1, 1, n_in)
     kept = 'opt_func,lr,wd,wd_bn_bias,train_bn,moms,path,model_dir'.split(',')
     kept += ['splitter']*isinstance(self.model, MultiSample)

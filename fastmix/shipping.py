@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from .checks import *
 from .processes import *
+from .reading import channels_of
 from .models import *
 from .learner import MixupLearner
 
@@ -152,8 +153,7 @@ def _onnx_program(model, n, shape):
     "`model` of `n` inputs as ONNX; the images have any size, where `shape` is `None`"
     dims = {0: torch.export.Dim('batch')}
     if shape is None:
-        n_in = next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-        shape = n_in//n,64,64
+        shape = channels_of(model)//n,64,64
         dims.update({2: torch.export.Dim('height'), 3: torch.export.Dim('width')})
     images = tuple(torch.zeros(2, *shape) for _ in range(n)) # a batch of one would be a constant
     shapes = (dims,)*n

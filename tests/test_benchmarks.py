@@ -112,12 +112,11 @@ def test_passes_are_of_as_many_images(monkeypatch):
     monkeypatch.setattr(network, 'times', timed)
     assert len(list(network.one_pass(True)))==4
 
-def test_the_bare_prediction_is_that_of_predict_many(few):
+def test_the_bare_prediction_is_that_of_predict_many(few, monkeypatch):
     learn = common.ours(common.memory_loaders(256, 128), partial(cifar_resnet, 8), precision='fp32')
     ims = common.crops(30)
-    with pytest.MonkeyPatch.context() as m:
-        m.setattr(network, 'bf16', False)
-        theirs = network.bare_predict(learn.model, ims, learn.dls.vocab, 2)
+    monkeypatch.setattr(network, 'bf16', False)
+    theirs = network.bare_predict(learn.model, ims, learn.dls.vocab, 2)
     for a,b in zip(learn.predict_many(ims), theirs, strict=True):
         assert a[0]==b[0] and int(a[1])==b[1] and torch.allclose(a[2], b[2], atol=1e-4)
 

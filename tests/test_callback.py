@@ -505,8 +505,8 @@ def test_random_labels_are_classes():
     a,b = (_random_labels((y,y), 1, 3, keyed_rng(0)) for _ in range(2))
     assert torch.equal(a[0], y) and torch.equal(a[1], b[1])
     assert torch.allclose(torch.bincount(a[1], minlength=3)/9000, torch.full((3,), 1/3), atol=.03)
-    for t in (torch.eye(3), torch.rand(4)):
-        with pytest.raises(ValueError, match='random_label=1: expected one class per sample'): _random_labels((t,t), 1, 3, keyed_rng(0))
+    for t,i in ((torch.eye(3),1), (torch.rand(4),0)):
+        with pytest.raises(ValueError, match=f'random_label={i}: expected one class per sample'): _random_labels((t,t), i, 3, keyed_rng(0))
 
 def test_wrong_data_is_refused_with_what_came():
     with pytest.raises(Exception, match='expected loaders of one image per sample, these give 2'):
@@ -714,7 +714,7 @@ def test_keywords_reach_the_single_losses():
 
 def test_images_and_slots_that_do_not_fit():
     with pytest.raises(ValueError, match='expected floats'): Mixup().mix_batch((torch.zeros(4,1,2,2).byte(),), (torch.arange(4),), partial(keyed_rng, 0), 1.)
-    x,y = many[0][0],many[1][0]
+    (x,),(y,) = many
     with pytest.raises(ValueError, match='loaders of 3 slots: expected n_samples=2'): mixup_c_batch((x,)*3, (y,)*3)
 
 @pytest.mark.parametrize('same', [0,.25,1])

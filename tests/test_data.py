@@ -3,7 +3,7 @@ import gc, pickle
 import pytest
 from fastai.vision.all import *
 from fastmix.all import *
-from fastmix.data import Slots, other_class_permutation
+from fastmix.data import SlotPipeline, Slots, other_class_permutation
 from fastmix import datasets, memory
 from fastmix.distributed import RankTrainer, end_distributed
 from types import SimpleNamespace
@@ -287,6 +287,13 @@ def test_pad_crop_places_are_uniform():
     _,count = out.unique(dim=0, return_counts=True)
     assert len(count)==18 and abs(count-500).max()<6*500**.5
 
+def flip_a_bit(folder):
+    "Of the second image of each cached set, which is not decoded again among the 18 of training"
+    for f in folder.ls():
+        b = bytearray(f.read_bytes())
+        b[128+192+7] ^= 1
+        f.write_bytes(b)
+
 def test_cache(path, tmp_path, monkeypatch):
     dls,folder = make(path),tmp_path/'cache'
     want = [b[0] for b in in_memory(dls).valid]
@@ -302,10 +309,7 @@ def test_cache(path, tmp_path, monkeypatch):
     assert same(in_memory(dls, cache=folder)) and not decoded
     for f in folder.ls(): f.write_bytes(f.read_bytes()[:-50])
     assert same(in_memory(dls, cache=folder)) and len(decoded)==2
-    for f in folder.ls():
-        b = bytearray(f.read_bytes())
-        b[128+192+7] ^= 1 # in the second image, which is not decoded again among the 18 of training
-        f.write_bytes(b)
+    flip_a_bit(folder)
     assert same(in_memory(dls, cache=folder)) and len(decoded)==4
     crops = in_memory(make(path, batch_tfms=PadCrop(2)), cache=folder) # of a file that is mapped read-only
     assert all(torch.equal((x[:,0].amax((1,2))*255/100).round().long().as_subclass(Tensor), y.as_subclass(Tensor)) for x,_,y,_ in crops.train)
@@ -410,14 +414,16 @@ def test_bad_files(path, capsys):
     with pytest.raises(ValueError, match='000.png|no.jpg'):
         for dl in make(path, skip_bad=None).loaders: list(dl.new(shuffle=False))
 
+def damage(file):
+    data = bytearray(file.read_bytes())
+    data[60:90] = bytes(30)
+    file.write_bytes(data)
+
 @pytest.mark.parametrize('memory', [False,True])
 @pytest.mark.parametrize('n', [1,2])
 def test_a_file_damaged_in_its_middle(path, memory, n, capsys):
     "It looks whole until it is decoded, in the first pass"
-    fn = path/'b'/'004.png'
-    data = bytearray(fn.read_bytes())
-    data[60:90] = bytes(30)
-    fn.write_bytes(data)
+    damage(path/'b'/'004.png')
     def count(skip_bad):
         dls = make(path, n_samples=n, skip_bad=skip_bad, drop_last=False)
         if memory: dls = in_memory(dls)
@@ -429,10 +435,7 @@ def test_a_file_damaged_in_its_middle(path, memory, n, capsys):
 
 @pytest.mark.parametrize('cached', [False,True])
 def test_labels_stay_with_their_images_where_one_is_left_out(path, tmp_path, cached):
-    fn = path/'b'/'004.png'
-    data = bytearray(fn.read_bytes())
-    data[60:90] = bytes(30)
-    fn.write_bytes(data)
+    damage(path/'b'/'004.png')
     dls = make(path, n_samples=1, skip_bad=True, drop_last=False)
     for _ in range(1+cached): # decoded, and read again
         fast = in_memory(dls, cache=tmp_path/'cache' if cached else None)
@@ -580,10 +583,7 @@ def test_a_damaged_cache_met_by_two(path, tmp_path, monkeypatch):
     "A file that another process has thrown away meanwhile, and one that was left by a killed process"
     dls,folder = make(path),tmp_path/'cache'
     want = in_memory(dls, cache=folder).valid.one_batch()[0]
-    for f in folder.ls():
-        b = bytearray(f.read_bytes())
-        b[128+192+7] ^= 1 # in the second image, which is not decoded again among the 18 of training
-        f.write_bytes(b)
+    flip_a_bit(folder)
     old,new = [folder/f'{c*32}.{c*16}.tmp' for c in 'ab']
     user = folder/'notes.tmp'
     for f in (old,new,user): f.write_text('half')
@@ -841,6 +841,13 @@ def test_gray_images_with_statistics_of_colours(tmp_path):
     for a,b in ((theirs, in_memory(theirs)), (dls, in_memory(dls))):
         x,y = (d.valid.one_batch()[0] for d in (a,b))
         assert x.shape==(4,3,8,8) and torch.allclose(x, y, atol=1e-6)
+
+def test_targets_of_any_shape_are_not_normalized():
+    "Nor compared with the statistics of images"
+    pipe = SlotPipeline([IntToFloatTensor(), Normalize.from_stats(*imagenet_stats, cuda=False)])
+    y = torch.rand(4,5,6,7)
+    x,same = pipe((TensorImage(torch.zeros(4,3,8,8, dtype=torch.uint8)),y))
+    assert same is y and x.dtype==torch.float32
 
 def test_single_images_in_memory_are_shuffled_anew(path):
     dls = in_memory(make(path, n_samples=1))

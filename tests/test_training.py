@@ -168,6 +168,7 @@ def test_precision(data):
     learn.fit(1, lr=.01, cbs=Look())
     assert seen[0]==torch.float16
     assert 'fp32' in set_precision(learn, 'fp32') and not learn.cbs.filter(lambda o: isinstance(o, MixedPrecision))
+    assert ('bf16' in set_precision(learn, 'auto'))==has_fast_bf16(torch.device('cpu'))
 
 def test_auto_precision_is_the_same_in_every_process(tmp_path):
     assert wait([fork(lambda: print(pick_precision('auto', 'cpu')), tmp_path/'log') for _ in range(3)])==[0]*3
