@@ -67,7 +67,7 @@ def mixing(self:MixBase)->float:
     "How strongly this batch is to be mixed, 0..1; 0: not at all"
     if not self.training: # a prediction is of the images as they are
         return float(self.mix_valid and len(self.yb)>0 and not hasattr(self.learn, 'gather_preds'))
-    if self.when is None: return 1.
+    if self.when is None or hasattr(self.learn, 'lr_finder'): return 1. # no epochs
     strength = self.when(self.epoch, self.n_epoch)
     try: strength = float(strength)
     except (TypeError, ValueError): pass # it is refused below

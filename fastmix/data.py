@@ -150,6 +150,8 @@ def check_loader_args(
     partner = kwargs.get('partner')
     if partner is not None: check_choice('partner', partner, (*how_partners, 'next'))
     if kwargs.get('device') is not None: check_device(kwargs['device'])
+    if (f := kwargs.get('before_iter')) and (kwargs.get('n_samples') or 1)>1:
+        raise ValueError(f'before_iter={f!r}: expected none, as it is where partners are drawn')
 
 # %% ../nbs/11_data.ipynb #c23fd1d1
 class MultiSampleDL(TfmdDL):
@@ -200,6 +202,7 @@ def _pairs_stay(dl): # as those of validation data, and where nothing is shuffle
 def _draw_pairs(dl, seed): # the number of each sample's item in each slot `[N,n]`
     n,N,how = len(dl.dataset),dl.n_samples,dl.partner
     if how=='next': return torch.arange(n//N*N).view(-1, N).T
+    if dl.shuffle and getattr(dl.get_idxs, '__func__', 0) is TfmdDL.get_idxs: n = min(n, dl.n)
     g = keyed_rng(seed, n)
     if how!='other_class': return partners(n, N, how, g=g)
     if not hasattr(dl.dataset, 'tls'):
@@ -207,7 +210,7 @@ def _draw_pairs(dl, seed): # the number of each sample's item in each slot `[N,n
                          "expected fastai's Datasets, whose labels can be read")
     if len(dl.dataset.tls)<=dl.dataset.n_inp: return partners(n, N, 'other', g=g)
     if _pairs_stay(dl): return partners(n, N, how, dl.labels, g) # where one class may prevail
-    rows = [other_class_permutation(dl.labels, g) for _ in range(1, N)]
+    rows = [other_class_permutation(dl.labels[:n], g) for _ in range(1, N)]
     return torch.stack([torch.arange(n), *rows])
 
 # %% ../nbs/11_data.ipynb #424bca50
@@ -219,8 +222,8 @@ def before_iter(self:MultiSampleDL):
         raise ValueError(f'bs={self.bs}: expected at most {self.n}, all there is, '
                          'as a smaller last batch is dropped')
     if self.n_samples==1: return
-    if not _pairs_stay(self): self.pair_idx = _draw_pairs(self, self.rng.getrandbits(32))
-    elif self.pair_idx is None: self.pair_idx = _draw_pairs(self, self.pair_seed)
+    seed = self.pair_seed if _pairs_stay(self) else self.rng.getrandbits(32)
+    self.pair_idx = _draw_pairs(self, seed)
 
 # %% ../nbs/11_data.ipynb #a0ef3e5e
 class Slots(tuple): "The contents of the slots, in order: items, or images"
@@ -245,6 +248,7 @@ def do_item(self:MultiSampleDL, s):
 def items(self:MultiSampleDL):
     "The items of the data set, N-tuples of them if there are several slots"
     if self.n_samples==1: return self.dataset.items
+    if not _pairs_stay(self): return self.new(shuffle=False, drop_last=False).items # as predicted
     if self.pair_idx is None: self.before_iter()
     items = L(self.dataset.items, use_list=None)
     return L(self.pair_idx.T[:self.n].tolist()).map(lambda row: Slots(items[i] for i in row))
@@ -342,7 +346,7 @@ class MultiSampleDataBlock(DataBlock):
     @delegates(DataBlock.__init__)
     def __init__(self,
         n_samples:int=2, # Number of slots N
-        partner:str='any', # Partners: `'any'`, `'other'` (not itself) or `'other_class'`
+        partner:str='any', # Partners, as in `MultiSampleDL`
         pair_seed:int=0, # Seed of the fixed pairs of validation
         blocks=(ImageBlock,CategoryBlock), # Blocks of one input and one target, for a single sample
         **kwargs
@@ -391,8 +395,9 @@ def with_slots(
     n:int # Number of slots N
 )->MultiSampleDL:
     "The same loader with `n` slots"
-    if not isinstance(dl, MultiSampleDL): dl = dl.new(cls=MultiSampleDL, n_samples=1)
-    return dl if dl.n_samples==n else dl.new(n_samples=n)
+    part = {} if getattr(dl, 'partner', '')=='next' else dict(n=getattr(dl, 'n', None))
+    if not isinstance(dl, MultiSampleDL): dl = dl.new(cls=MultiSampleDL, n_samples=1, **part)
+    return dl if dl.n_samples==n else dl.new(n_samples=n, before_iter=None, **part)
 
 def slot_dls(
     dls:DataLoaders,

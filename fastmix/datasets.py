@@ -77,7 +77,8 @@ def cifar_dls(
     if not all((path/o).is_dir() for o in ('train','test')):
         raise ValueError(f"path={str(path)!r}: expected a folder with 'train' and 'test'")
     take_own_gpu() # before fastai chooses the device
-    vocab = sorted(o.name for o in (path/'train').ls() if o.is_dir()) # fastai reads each file's
+    # fastai would read the class of each file
+    vocab = sorted(o.name for o in (path/'train').ls() if o.is_dir() and o.name[0]!='.')
     dblock = DataBlock((ImageBlock,CategoryBlock(vocab=vocab)), get_items=_cifar_files,
                        get_y=_class, splitter=FuncSplitter(_in_test),
                        batch_tfms=[PadCrop(4), Normalize.from_stats(*cifar_stats)])

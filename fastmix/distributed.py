@@ -143,7 +143,7 @@ def after_epoch(self:RankTrainer):
 
 # %% ../nbs/10_distributed.ipynb #3ac6f981
 def _known_as(o): # in every process, whatever folder its machine has
-    if isinstance(o, (str,Path)): return Path(o).name
+    if isinstance(o, (str,Path)): return os.fsencode(Path(o).name)
     if isinstance(o, (tuple,list)): return [_known_as(x) for x in o] # a file with its label
     return o if isinstance(o, (int,float,np.number)) else type(o).__name__
 

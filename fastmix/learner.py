@@ -115,7 +115,7 @@ def show_results(self:MixupLearner, ds_idx=1, dl=None, max_n=9, shuffle=True, **
 @delegates(Learner.tta)
 def tta(self:MixupLearner, ds_idx=1, dl=None, n=4, **kwargs):
     "fastai's `tta`, with the same pairs each time"
-    if dl is None: dl = self.dls[ds_idx].new(shuffle=False, drop_last=False)
+    if dl is None or dl.shuffle: dl = ifnone(dl, self.dls[ds_idx]).new(**_in_order)
     return super(MixupLearner, self).tta(dl=dl, n=n, **kwargs)
 
 # %% ../nbs/14_learner.ipynb #d253b620
@@ -234,6 +234,9 @@ def mixup_learner(
     return slots_learner(MixupLearner, dls, arch, 1, 1, title, **kwargs)
 
 # %% ../nbs/14_learner.ipynb #d6f20459
+_in_order = dict(shuffle=False, drop_last=False) # the same pairs in every pass
+_turn = threading.RLock() # threads of a server share a learner's callbacks
+
 def _slot_preds(learn, items, **kwargs): # of tuples of images, an image per slot; in evaluation
     n,n_in = getattr(learn.model, 'n_samples', 1),getattr(learn.model, 'n_in', None)
     n_in = ifnone(n_in, channels_of(learn.model))
@@ -242,7 +245,7 @@ def _slot_preds(learn, items, **kwargs): # of tuples of images, an image per slo
     else: kwargs['pairs'] = True
     dl = slot_dls(learn.dls, n).test_dl(items, num_workers=0, **kwargs)
     act = meaning_of(learn).activation
-    with learn.no_bar(): xs,probs,_ = learn.get_preds(dl=dl, with_input=True, act=act)
+    with _turn, learn.no_bar(): xs,probs,_ = learn.get_preds(dl=dl, with_input=True, act=act)
     return dl,tuplify(xs),probs
 
 def _answers(learn, probs): # label, class number, probabilities for each row of `[m,c]`
@@ -349,14 +352,14 @@ def interpret(self:MixupLearner,
     kind = target_kind(self.dls)
     if kind!='classes':
         raise ValueError(f'targets are {kind}: expected a class per image, for a confusion matrix')
-    if dl is None: dl = self.dls[ds_idx].new(shuffle=False, drop_last=False)
+    if dl is None or dl.shuffle: dl = ifnone(dl, self.dls[ds_idx]).new(**_in_order)
     check_int('i', i, 0, n-1)
     return HeadInterpretation.from_learner(Head(self, i, dl), dl=with_slots(dl, 1), act=act)
 
 # %% ../nbs/14_learner.ipynb #0775d760
 @patch
 def to_single(self:Learner,
-    **kwargs # For `mixup_learner`; optimizer, rate and weight decay are this learner's
+    **kwargs # For `mixup_learner`; optimizer, rate, precision and so on are this learner's
 )->Learner:
     "A learner for one image and one head, made from this learner's network (section 5.5)"
     dls,model = slot_dls(self.dls, 1),self.model
@@ -367,7 +370,10 @@ def to_single(self:Learner,
     kept = 'opt_func,lr,wd,wd_bn_bias,train_bn,moms,path,model_dir'.split(',')
     kept += ['splitter']*isinstance(self.model, MultiSample)
     kwargs = {k:getattr(self, k) for k in kept} | dict(loss_func=loss_of_one(self)) | kwargs
-    if len(dls.train_ds): return mixup_learner(dls, arch=model, **kwargs)
+    if len(dls.train_ds):
+        half = getattr(self, 'mixed_precision', None)
+        precision = AMPMode(half.amp_mode).value if half else 'fp32'
+        return mixup_learner(dls, arch=model, **dict(precision=precision) | kwargs)
     # `load_learner` brings no data to look at
     check_keywords(kwargs, [*signature(Learner).parameters, 'precision','compile'], 'to_single')
     precision,compile = kwargs.pop('precision', None),kwargs.pop('compile', False)

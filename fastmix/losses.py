@@ -99,6 +99,7 @@ def mixed_loss(
 # %% ../nbs/04_losses.ipynb #733063ed
 class HeadsLoss(BaseLoss): # a fastai loss, so that fastai moves it to the device
     "Each head's loss, added up (section 4.2); of one softmax, the mean over all labels (4.1)"
+    _how = 'mean' # the reduction, if `func` is a function
     def __init__(self,
         func=None, # Loss of one head; `None`: `CrossEntropyLossFlat`
         n:int=2, # Number of slots, for one softmax; several heads are counted
@@ -127,8 +128,19 @@ def each(self:HeadsLoss, pred, ys, w=None, **kwargs):
     n = len(preds := self.heads(pred))
     if len(ys)!=n:
         raise ValueError(f'{len(ys)} labels for each sample: expected n={n}, one per slot')
+    if self._how!='mean': kwargs.setdefault('reduction', self._how)
     fs = [self.func]*n if w is None else [partial(weighted_loss, self.func, w=o) for o in w.T]
     return [f(p, y, **kwargs) for f,p,y in zip(fs, preds, ys)]
+
+@patch(as_prop=True)
+def reduction(self:HeadsLoss):
+    "How losses are averaged; a function that has no such attribute is called with it"
+    return getattr(self.func, 'reduction', self._how)
+
+@patch(set_prop=True)
+def reduction(self:HeadsLoss, v):
+    if hasattr(self.func, 'reduction'): self.func.reduction = v
+    else: self._how = v
 
 # %% ../nbs/04_losses.ipynb #fb4b94b9
 def heads_loss(
@@ -181,8 +193,12 @@ def meaning_of(
     if _meaning(loss) is None: loss = getattr(learn.dls.train_ds, 'loss_func', loss)
     return HeadsLoss(loss, getattr(learn.model, 'n_samples', 1))
 
+# %% ../nbs/04_losses.ipynb #30876508
 @patch
-def activation(self:HeadsLoss, x): return getcallable(_meaning(self.func), 'activation')(x)
+def activation(self:HeadsLoss, x):
+    "Probabilities of the network's output, or numbers, as the loss of a head has them"
+    act = getcallable(_meaning(self.func), 'activation')
+    return torch.stack([act(o) for o in self.heads(x)], 1) if x.ndim==3 else act(x)
 
 @patch
 def decodes(self:HeadsLoss,

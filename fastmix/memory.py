@@ -369,6 +369,8 @@ def loader_of(
     "The loader `dl` with its data in memory"
     ds,y = dl.dataset,y.to(x.device)
     if left_out:
+        if not isinstance(dl.get_idxs, MethodType):
+            raise ValueError(f'get_idxs={dl.get_idxs!r}: expected none, as images are left out')
         rest = np.delete(np.arange(len(ds)), left_out).tolist()
         tls = [tl._new(tl._get(rest), split_idx=tl.split_idx) for tl in ds.tls]
         ds,y = Datasets(tls=tls, n_inp=ds.n_inp),y[rest]

@@ -30,13 +30,13 @@ class RunLog(Callback):
         settings:dict, # Settings of the run
         lines:bool=False # Whether to print a line per epoch, in place of progress bars
     ):
-        self.folder,self.settings,self.lines = Path(folder),settings,lines
+        self.folder,self.settings,self.by_line = Path(folder),settings,lines
         self.state,self.epochs_done,self.seconds = 'new',0,0.
 
     def before_fit(self):
         if (self.folder/'metrics.csv').exists() and not (self.folder/'run.json').exists():
             raise ValueError(f'folder={str(self.folder)!r}: expected that of a run, or a new one')
-        if self.lines: _print_row(self.recorder.metric_names)
+        if self.by_line: _print_row(self.recorder.metric_names)
 
     def before_epoch(self):
         self.start = time.time()
@@ -45,7 +45,7 @@ class RunLog(Callback):
     def after_epoch(self):
         self.seconds += time.time()-self.start
         _update(self, 'running')
-        if self.lines: _print_row(self.recorder.log)
+        if self.by_line: _print_row(self.recorder.log)
 
     def after_fit(self): _update(self, 'finished')
 
@@ -185,7 +185,7 @@ def _known_by(item): # a file, an array or picture, or a number
         with open(item, 'rb') as f:
             size = f.seek(0, 2)
             f.seek(max(0, size-2**14))
-            return f'{Path(item).name} {size} '.encode() + f.read()
+            return os.fsencode(f'{Path(item).name} {size} ') + f.read()
     a = np.asarray(item)
     return str(a.tolist()).encode() if a.dtype==object else a.tobytes()
 
@@ -204,14 +204,13 @@ def data_digest(
     return h.hexdigest()
 
 # %% ../nbs/09_resuming.ipynb #e4be5b65
-_fastai_settings = 'monitor','min_delta','patience','factor','min_lr','n_acc','max_norm','amp_mode'
-
 def cb_settings(
     cb:Callback
 )->dict:
-    "The settings of a callback: from its `settings()`, or from known attributes"
+    "The settings of a callback: from its `settings()`, or what it was made with and has kept"
+    names,kept = inspect.signature(type(cb)).parameters,(bool,int,float,str,Enum)
     if hasattr(type(cb), 'settings'): d = cb.settings()
-    else: d = {k:v for k,v in vars(cb).items() if k in _fastai_settings}
+    else: d = {k:v for k,v in vars(cb).items() if k in names and isinstance(v, kept)}
     return {f'{type(cb).__name__}.{k}':v for k,v in d.items()}
 
 def _name(o, inner): # of a function or class, or of what it wraps
@@ -288,7 +287,7 @@ def load_checkpoint(
     except Exception as e: # PyTorch's own words would advise to run what the file says
         raise ValueError(f'{path} is no whole checkpoint, {type(e).__name__}') from e
     parts = [type(d.get(k)) for k in ('facts','state')] if isinstance(d, dict) else []
-    if parts==[dict,dict] and d.get('format')=='fastmix 6': return d
+    if parts==[dict,dict] and d.get('format')=='fastmix 7': return d
     raise ValueError(f'{path} is not a checkpoint of this fastmix')
 
 def checkpoint_files(
@@ -300,14 +299,14 @@ def checkpoint_files(
 
 # %% ../nbs/09_resuming.ipynb #052d4bca
 def save_checkpoint(
-    path:Path, # Its name has the number of the epoch
-    d:dict # Tensors and Python's own types
-)->Path: # `path`
+    folder:Path,
+    d:dict # With the number of the epoch in its `state`
+)->Path: # The file
     "Write `d`, and keep only the last two checkpoints of the folder"
-    buf = io.BytesIO()
+    buf,path = io.BytesIO(),folder/f"checkpoint-{d['state']['epoch']:05}.pt"
     torch.save(d, buf)
     write_whole(path, buf.getvalue())
-    for old in checkpoint_files(path.parent)[2:]: old.unlink()
+    for old in checkpoint_files(folder)[2:]: old.unlink()
     return path
 
 # %% ../nbs/09_resuming.ipynb #bf3cc5a2
@@ -334,7 +333,7 @@ def find_checkpoint(
 class Checkpoint(Callback):
     "Save after every epoch all that the training needs to go on. Pass it to one `fit`, as `cbs`"
     order,name = 100,'checkpoint' # after everything that has something to remember
-    trained = folder_lock = facts = last = None # `last` is the last one's file
+    trained = folder_lock = facts = last = None # the epoch that was; the last one's file
     _stateattrs = ('folder_lock',) # it is not exported with a learner
     def __init__(self,
         folder, # Folder of the run's checkpoints; it is made if it does not exist
@@ -342,20 +341,21 @@ class Checkpoint(Callback):
         settings:dict=None # Further settings, which a resumed run must have too
     ): self.folder,self.resume,self.settings = Path(folder),resume,settings or {}
 
-    def before_epoch(self): self.trained = False # also in `validate`
+    def before_epoch(self): # not that of a `validate` amid a fit
+        if not self.learn.lock.locked(): self.trained = None
     def before_train(self):
-        self.trained,kind = True,type(self.learn).__name__
+        self.trained,kind = self.epoch,type(self.learn).__name__
         expected = 'expected mixup_learner, mixup_c_learner or MixupLearner'
         if self.facts is None: raise ValueError(f'{kind} with a Checkpoint: {expected}')
 
     def after_epoch(self):
-        if not self.trained: return
+        if self.trained is None or self.learn.lock.locked(): return
         if not all(p.isfinite().all() for p in self.model.parameters()):
             hint = f'; the last good checkpoint is {self.last}' if self.last else ''
-            raise FloatingPointError(f'the weights are not finite after epoch {self.epoch}{hint}')
-        d = dict(format='fastmix 6', facts=self.facts, state=train_state(self.learn))
-        path = self.folder/f'checkpoint-{self.epoch:05}.pt'
-        self.last = on_rank0(partial(save_checkpoint, path, d))
+            raise FloatingPointError(f'the weights are not finite after epoch {self.trained}{hint}')
+        self.learn.epoch = self.trained # a `validate` sets it to 0
+        d = dict(format='fastmix 7', facts=self.facts, state=train_state(self.learn))
+        self.last = on_rank0(partial(save_checkpoint, self.folder, d))
 
 # %% ../nbs/09_resuming.ipynb #5beee3b8
 @patch
@@ -382,5 +382,5 @@ def _find(cb): # the newest checkpoint, with the folder locked
 @patch
 def leave_fit(self:Checkpoint):
     "Release the folder"
-    self.facts = None
+    self.facts = self.trained = None
     if self.folder_lock: self.folder_lock.release()

@@ -72,6 +72,7 @@ def _build(config, weights, arch):
     if (sizes['n_heads']*sizes['n_classes'] not in {o[0] for o in shapes}
         or sizes['n_samples']*sizes['n_in'] not in {o[1] for o in shapes}):
         raise ValueError(f'{sizes}: expected the sizes of its weights')
+    if isinstance(builder, nn.Module): builder = deepcopy(builder)
     model = make_model(builder, **sizes)
     weights = OrderedDict(weights) # with what safetensors leaves out, versions of the layers
     weights._metadata = model.state_dict()._metadata
@@ -92,7 +93,7 @@ def load_weights(
     "Build the network that `save_weights` saved; runs no code of the file"
     with _one_error(fname):
         path = Path(fname)
-        if not path.exists() and path.suffix!='.safetensors': path = Path(f'{path}.safetensors')
+        if not path.is_file() and path.suffix!='.safetensors': path = Path(f'{path}.safetensors')
         return _build(_read_config(path), load_file(path), arch)
 
 # %% ../nbs/16_shipping.ipynb #dcd8a686

@@ -63,6 +63,7 @@ def step_decay(
 # %% ../nbs/07_training.ipynb #11447c63
 class StepDecay(ParamScheduler):
     "Multiply the learning rate by `factor` after each fraction `at` of the epochs (section 5.1)"
+    others = True # until a fit begins: whether other schedules set the rate
     def __init__(self,
         at=(.4,.6,.8), # Fractions of the epochs, 0..1
         factor:float=.1, # What the rate is multiplied with, 0..1
@@ -82,14 +83,15 @@ class StepDecay(ParamScheduler):
         self.opt.set_hyper('lr', self.rates*decay*min(warm, 1))
 
     def after_fit(self):
-        if self.hps['lr'] and not self.others: super().after_fit() # it is empty after `validate`
+        if self.others or self.learn.lock.locked(): return
+        if self.hps['lr']: super().after_fit() # it is empty after `tta`
 
 # %% ../nbs/07_training.ipynb #1dad7873
 @patch
 def before_fit(self:StepDecay):
     "Keep the rates of `fit`, unless a later scheduler or `ReduceLROnPlateau` sets them"
+    if self.opt is None or self.learn.lock.locked(): return # a validation, perhaps amid a fit
     ParamScheduler.before_fit(self)
-    if self.opt is None: return # validation alone
     self.rates = np.array([h['lr'] for h in self.opt.hypers])
     schedulers = self.learn.cbs.filter(risinstance(ParamScheduler))
     later = schedulers.filter(lambda cb: 'lr' in cb.scheds)[-1] is not self
@@ -122,17 +124,10 @@ class DevicePrecision(MixedPrecision):
     "fastai's `MixedPrecision` on whatever device the learner has"
     name = 'mixed_precision' # by which `to_fp32` and `load_learner` know it
     _stateattrs = 'autocast','entered'
-    entered = ExitStack() # what a batch began
+    autocast,amid,entered = None,False,ExitStack() # the latter is what a batch began
     leave_fit = MixedPrecision.after_fit # an interrupted step's scaler does not pickle
 
     def settings(self): return dict(amp_mode=AMPMode(self.amp_mode).value)
-
-    def before_fit(self):
-        device = _device(self.dls.device).type
-        half = AMPMode(self.amp_mode)==AMPMode.FP16
-        self.autocast = torch.autocast(device, torch.float16 if half else torch.bfloat16)
-        self.learn.scaler = torch.GradScaler(device, **{**self.kwargs, 'enabled': half})
-        self.scales,self.entered = L(),ExitStack()
 
     def before_batch(self): self.entered.enter_context(self.autocast)
     def after_loss(self): self.leave_batch()
@@ -140,6 +135,22 @@ class DevicePrecision(MixedPrecision):
     def leave_batch(self):
         "End autocast, if the batch began it"
         self.entered.close()
+
+# %% ../nbs/07_training.ipynb #51e4938f
+@patch
+def before_fit(self:DevicePrecision):
+    self.amid = self.autocast is not None # a validation amid a fit, which then goes on
+    if self.amid: return
+    device = _device(self.dls.device).type
+    half = AMPMode(self.amp_mode)==AMPMode.FP16
+    self.autocast = torch.autocast(device, torch.float16 if half else torch.bfloat16)
+    self.learn.scaler = torch.GradScaler(device, **{**self.kwargs, 'enabled': half})
+    self.scales,self.entered = L(),ExitStack()
+
+@patch
+def after_fit(self:DevicePrecision):
+    if not self.amid: MixedPrecision.after_fit(self)
+    self.amid = False
 
 # %% ../nbs/07_training.ipynb #ba687023
 def has_fast_bf16(

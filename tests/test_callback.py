@@ -285,6 +285,16 @@ def test_the_rhythm_is_kept():
     learner([SamplePairing(on=2, off=1), See()]).fit(6)
     assert {e:m for e,m in seen}=={0:True,1:True,2:False,3:True,4:True,5:False}
 
+def test_lr_find_mixes_every_batch(tmp_path):
+    "The epochs that it makes up are none of a training"
+    seen = []
+    class See(Callback):
+        order,run_valid = 1,False
+        def before_batch(self): seen.append((self.epoch, self.sample_pairing.mixed is not None))
+    cbs = [SamplePairing(on=2, off=1), See()]
+    learner(cbs, path=tmp_path, d=dls(16)).lr_find(num_it=12, stop_div=False, show_plot=False)
+    assert {0,1,2}<={e for e,_ in seen} and all(mixed for _,mixed in seen)
+
 def test_switched_off_from_an_epoch_on():
     seen = []
     class See(Callback):

@@ -150,6 +150,10 @@ def test_advice(no_pictures, capsys):
     assert capsys.readouterr().out.splitlines()[-1].endswith(f': {cli.advice}')
     assert status(*long, *cli.advice.split(), '--out','advised')==0
     assert cli.advice not in capsys.readouterr().out
+    assert status(*long, '--method','mixup_c', '--out','two')==0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(': --one-cycle')
+    assert status(*long, '--method','mixup_c', '--n-samples',3, '--out','three')==0
+    assert 'one-cycle' not in capsys.readouterr().out
     learn = load_learner('advised/model.pkl')
     assert learn.opt_func.keywords['weight_decay']==5e-4
     assert [type(rule).__name__ for rule in learn.mix_choice.rules]==['Mixup','CutMixup']
@@ -221,6 +225,10 @@ def ctrl_c(monkeypatch, epoch):
         signal.raise_signal(signal.SIGINT)
     monkeypatch.setattr(RunLog, 'after_epoch', after_epoch)
 
+def test_training_again_after_the_processes_have_parted(monkeypatch):
+    monkeypatch.setenv('ROLE_WORLD_SIZE', '2') # as a launcher leaves it
+    with pytest.raises(RuntimeError, match='train once more: expected a new launch'): cli.train(epochs=1)
+
 def test_interrupt_and_resume(monkeypatch, capsys):
     with monkeypatch.context() as m:
         ctrl_c(m, 2)
@@ -237,7 +245,7 @@ def test_interrupt_and_resume(monkeypatch, capsys):
         assert status('--out','out',*args)==2
         assert said in capsys.readouterr().err
     assert before=={p:p.read_bytes() for p in Path('out').iterdir()} # nothing was touched
-    assert status('--resume','--out','out')==0
+    assert status('--resume','--quiet','--out','out')==0
     assert json.loads(Path('out/run.json').read_text())['state']=='finished'
     assert len(pd.read_csv('out/metrics.csv'))==3
 

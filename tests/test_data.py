@@ -3,9 +3,10 @@ import gc, pickle
 import pytest
 from fastai.vision.all import *
 from fastmix.all import *
-from fastmix.data import SlotPipeline, Slots, other_class_permutation
+from fastmix.data import SlotPipeline, Slots, other_class_permutation, slot_dls
 from fastmix import datasets, memory
-from fastmix.distributed import RankTrainer, end_distributed
+from fastmix.distributed import RankTrainer, end_distributed, samples_digest
+from fastmix.resuming import data_digest
 from types import SimpleNamespace
 from fastmix.reading import image_files
 
@@ -195,6 +196,42 @@ def test_statistics_of_a_batch_in_rows_of_two(path):
 def test_fewer_items_an_epoch(path):
     dls = in_memory(make(path, n=8))
     assert len(list(dls.train))==2
+
+@pytest.mark.parametrize('memory', [False,True])
+@pytest.mark.parametrize('partner', ['any','other','other_class'])
+def test_a_part_of_the_data(path, memory, partner):
+    "Partners come from the same part, which other numbers of slots keep"
+    dls = make(path, n=9, partner=partner)
+    if memory: dls = in_memory(dls)
+    for _ in range(5):
+        dls.train.before_iter()
+        assert dls.train.pair_idx.shape==(2,9) and dls.train.pair_idx.max()==8
+    single = slot_dls(dls, 1)
+    assert [slot_dls(dls, 3).train.n, single.train.n, slot_dls(single, 2).train.n]==[9]*3
+    assert sum(len(b[0]) for b in single.train.new(drop_last=False, n=single.train.n))==9
+
+def test_items_of_a_training_loader_are_those_that_get_preds_sees(path):
+    dls = make(path)
+    list(dls.train) # which draws the pairs of an epoch
+    ys = labels(dls.train.new(shuffle=False, drop_last=False))
+    assert [[dls.vocab.o2i[f.parent.name] for f in row] for row in dls.train.items]==ys.tolist()
+
+def test_a_function_where_partners_are_drawn(path):
+    with pytest.raises(ValueError, match='before_iter=.*expected none'): make(path, before_iter=noop)
+    assert len(make(path, n_samples=1, before_iter=noop).one_batch())==2
+
+def test_fixed_pairs_follow_their_settings(path):
+    dl = make(path).valid
+    seen = []
+    for seed in (0,3):
+        dl.pair_seed = seed
+        for l in (dl,dl.new()): list(l), seen.append(l.pair_idx)
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[2], seen[3]) and not torch.equal(seen[0], seen[2])
+
+def test_names_that_are_no_text(path):
+    shutil.copy(path/'a'/'000.png', os.fsdecode(bytes(path/'a') + b'/caf\xe9.png'))
+    for dls in (make(path),in_memory(make(path))):
+        assert all(len(f(dl))==16 for f in (data_digest,samples_digest) for dl in dls.loaders)
 
 @pytest.mark.parametrize('memory', [False,True])
 def test_one_sample_again_and_again(path, memory):
@@ -443,6 +480,12 @@ def test_labels_stay_with_their_images_where_one_is_left_out(path, tmp_path, cac
         assert len(x)==23 and torch.equal((x[:,0].mean((1,2))*2.55).round().long(), y)
         assert [len(dl.dataset) for dl in fast.loaders]==[len(dl.data[0]) for dl in fast.loaders]
 
+def test_chosen_numbers_where_an_image_is_left_out(path):
+    damage(path/'b'/'004.png')
+    dls = make(path, n_samples=1, skip_bad=True)
+    for dl in dls.loaders: dl.get_idxs = partial(list, range(3))
+    with pytest.raises(ValueError, match='get_idxs=.*expected none, as images are left out'): in_memory(dls)
+
 def test_unequal_sizes(path):
     Image.new('RGB', (9,8)).save(path/'a'/'wide.png')
     with pytest.raises(ValueError, match='wide.png'): make(path)
@@ -602,13 +645,14 @@ def test_a_damaged_cache_met_by_two(path, tmp_path, monkeypatch):
 def test_cifar_lists_its_files_alike_everywhere(tmp_path, monkeypatch):
     "In an order that does not depend on the disk, and in which no class is on its own"
     for o in ('train','test'): write(tmp_path/o, n=60)
+    (tmp_path/'train'/'.ipynb_checkpoints').mkdir()
     res = []
     for order in (1,-1):
         monkeypatch.setattr('fastmix.datasets.get_image_files', lambda p: get_image_files(p).sorted()[::order])
         dls = cifar_dls(n_samples=1, bs=10, path=tmp_path, device='cpu', num_workers=0)
         res.append([o.relative_to(tmp_path) for o in dls.valid_ds.items])
         assert all(len(b[1].unique())>1 for b in dls.valid)
-    assert res[0]==res[1] and len(set(res[0]))==60
+    assert res[0]==res[1] and len(set(res[0]))==60 and dls.c==3
 
 def test_folders_without_a_split(path, capsys):
     a,b = [MultiSampleDataLoaders.from_folder(path, bs=4, num_workers=0, device='cpu') for _ in range(2)]

@@ -772,6 +772,12 @@ def test_the_printed_advice_is_the_best_recipe():
     assert given[:3]==['--method',s['method'],'--one-cycle'] and s['one_cycle']
     assert float(given[given.index('--wd')+1])==s['wd'] and len(given)==5
 
+def test_one_cycle_is_better_for_two_heads_with_each_seed():
+    "What `fastmix-train --method mixup_c` prints"
+    df = verdicts.frame('two_heads', 'mid', report.load()['mid'])
+    gains = verdicts.slot_gain(df, 'one cycle')
+    assert sorted(gains.index)==[0,1,2] and (gains>0).all()
+
 def test_the_pretrained_network_is_judged_by_test_images(monkeypatch):
     digits,seen = fastmix.all.digits_dls(1, size=8),[]
     monkeypatch.setattr(backbone, 'cifar_dls', lambda n, cache: fastmix.all.digits_dls(n, size=8))

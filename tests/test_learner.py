@@ -1,6 +1,7 @@
 "The learners: what a fastai user does next, for N heads, against the same computed by hand"
 import matplotlib; matplotlib.use('agg')
 import pytest, torch, torchvision.models as tv
+from concurrent.futures import ThreadPoolExecutor
 from torch.testing import assert_close
 from fastai.vision.all import *
 from fastai.callback.mixup import MixUp
@@ -520,6 +521,51 @@ def test_to_single_trains_as_the_learner_did(tmp_path):
     single = learn.to_single(opt_func=Adam, lr=1.)
     assert single.opt_func is Adam and single.lr==1
     with pytest.raises(ValueError, match='mix=1: expected a keyword of to_single'): load_learner(tmp_path/'one.pkl').to_single(mix=1)
+
+@pytest.mark.parametrize('precision', ['fp32','bf16','fp16'])
+def test_to_single_keeps_the_precision(tmp_path, precision, monkeypatch):
+    monkeypatch.setattr('fastmix.training.has_fast_bf16', lambda device: precision!='bf16')
+    half = getattr(make('pairs', tmp_path, precision=precision).to_single(), 'mixed_precision', None)
+    assert (half.settings()['amp_mode'] if half else 'fp32')==precision
+
+class ByDim(nn.CrossEntropyLoss):
+    "A user's own, written for `[b,c]`"
+    def activation(self, x): return x.softmax(dim=1)
+    def decodes(self, x): return x.argmax(dim=1)
+
+@pytest.mark.parametrize('loss', [ByDim(), F.cross_entropy, partial(F.cross_entropy, label_smoothing=.1)])
+def test_predictions_under_a_loss_of_ones_own(tmp_path, loss):
+    "Head by head; and the same where the losses are asked for"
+    learn,plain = make('pairs', tmp_path, loss_func=loss),make('pairs', tmp_path)
+    expect,_,decoded = plain.get_preds(with_decoded=True)
+    for kw in ({}, dict(with_loss=True)):
+        probs,ys,answers,*losses = learn.get_preds(with_decoded=True, **kw)
+        assert_close(probs, expect)
+        assert all(map(torch.equal, answers, decoded))
+    logs = [learn.model(*b[:2]) for b in learn.dls.valid]
+    by_hand = sum(unreduced(loss)(torch.cat(logs)[:,i], ys[i]) for i in (0,1))
+    assert_close(losses[0], by_hand.detach())
+    assert learn.validate()[0]==pytest.approx(by_hand.mean().item())
+    same(learn.predict_same(digit_image(1))[2], plain.predict_same(digit_image(1))[2])
+
+def test_a_shuffled_loader_is_judged_in_order(tmp_path):
+    "The losses are those of the pairs that are shown, and all passes see the same pairs"
+    learn = make('pairs', tmp_path)
+    dl = learn.dls.train.new(drop_last=False)
+    interp = learn.interpret(1, dl=dl)
+    _,probs,ys,_,losses = interp[list(range(30))]
+    assert_close(losses, -probs[range(30),ys].log(), rtol=1e-4, atol=1e-4)
+    a,b = [learn.tta(dl=l, n=2)[0] for l in (dl,dl.new(shuffle=False))]
+    assert_close(a, b)
+
+def test_predictions_in_threads(tmp_path):
+    "As a web server asks for them"
+    learn = make('pairs', tmp_path)
+    learn.add_cb(ProgressCallback())
+    digits = list(map(digit_image, range(24)))
+    with ThreadPoolExecutor(8) as pool: answers = list(pool.map(learn.predict_same, digits))
+    for a,im in zip(answers, digits): same(a[2], learn.predict_same(im)[2])
+    assert len(learn.cbs.filter(risinstance(ProgressCallback)))==1
 
 def test_fine_tune_single_switches_fastais_mixing_off(tmp_path):
     learn = quiet(Learner(tiny_dls('plain', tmp_path), tiny(10, n_in=1), CrossEntropyLossFlat(), cbs=MixUp(), path=tmp_path))

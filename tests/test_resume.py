@@ -154,6 +154,17 @@ def test_as_a_callback_of_the_learner(tmp_path):
     learn.validate(), learn.get_preds(), learn.lr_find(num_it=10, show_plot=False)
     assert len(files)==2 and files=={p:p.stat().st_mtime_ns for p in (tmp_path/'c').iterdir()}
 
+def test_a_validation_amid_a_fit(tmp_path):
+    "It counts as no epoch, and the checkpoints are those of the training's epochs"
+    class Look(Callback):
+        order = 70
+        def after_train(self): self.learn.validate(ds_idx=0)
+    whole = flat(small_learner(tmp_path/'a', cbs=[Look()]))
+    small_learner(tmp_path/'b', stop=3, cbs=[Look()])
+    assert numbers(tmp_path/'b')==['00001','00002']
+    resumed = flat(small_learner(tmp_path/'b', resume=True, cbs=[Look()]))
+    assert numbers(tmp_path/'b')==['00002','00003'] and torch.equal(whole, resumed)
+
 @pytest.fixture(scope='module')
 def once(tmp_path_factory):
     run(p:=tmp_path_factory.mktemp('once'), stop=3)
@@ -324,6 +335,11 @@ def test_other_settings(broken_off, kwargs, said):
         run(broken_off, resume=True, **kwargs)
     assert before=={p:p.read_bytes() for p in broken_off.iterdir()}
 
+class CountDown(Callback):
+    "One of a user's own, without `settings()`, which changes what it was made with"
+    def __init__(self, left): self.left = left
+    def after_epoch(self): self.left -= 1
+
 @pytest.mark.parametrize('cb,other,said', [
     (lambda: StepDecay(at=.2), lambda: StepDecay(at=(.2,.9), factor=.5),
      r"StepDecay.at=\(0.2, 0.9\) \(was \(0.2,\)\), StepDecay.factor=0.5 \(was 0.1\)"),
@@ -338,7 +354,8 @@ def test_other_settings(broken_off, kwargs, said):
        f'ReduceLROnPlateau.{k}=1.*was {v}') for k,v in (('factor',10.),('min_lr',0))],
     (lambda: GradientAccumulation(512), lambda: GradientAccumulation(64),
      r'GradientAccumulation.n_acc=64 \(was 512\)'),
-    (lambda: GradientClip(.5), lambda: GradientClip(2.), r'GradientClip.max_norm=2.0 \(was 0.5\)')])
+    (lambda: GradientClip(.5), lambda: GradientClip(2.), r'GradientClip.max_norm=2.0 \(was 0.5\)'),
+    (lambda: CountDown(3), lambda: CountDown(5), r'CountDown.left=5 \(was 3\)')])
 def test_other_settings_of_a_callback(tmp_path, cb, other, said):
     "What a callback was made with belongs to the run; what it counts does not"
     def fit(cb, n=3):

@@ -104,6 +104,13 @@ def test_weights_of_a_network_without_a_name(tmp_path):
     xs = torch.randn(2,3,1,8,8)
     assert torch.equal(load_weights(path, arch=own_net)(*xs), by_hand(learn, *xs))
 
+def test_a_network_that_is_given_stays_as_it_is(tmp_path):
+    learn = make(tmp_path, arch=own_net())
+    path = learn.save_weights()
+    with torch.no_grad(): [p.zero_() for p in learn.model.parameters()]
+    loaded = load_weights(path, arch=learn.model)
+    assert not any(p.any() for p in learn.model.parameters()) and all(p.any() for p in loaded.parameters() if p.ndim>1)
+
 def test_names_with_a_dot_are_kept_apart(tmp_path):
     learn = make(tmp_path)
     a,b = [learn.save_weights(f'model.{v}') for v in ('v1','v2')]
@@ -174,6 +181,7 @@ def test_weights_that_are_not_where_they_should(tmp_path):
 def test_names_with_and_without_the_suffix(tmp_path):
     learn = make(tmp_path, arch=resnet20)
     learn.save_weights('model.v1')
+    (tmp_path/'model.v1').mkdir() # as `save_pretrained` makes one
     for f in ('model.v1','model.v1.safetensors'): assert load_weights(tmp_path/f).vocab==vocab
 
 def test_a_file_of_others_is_refused(tmp_path):

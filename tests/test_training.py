@@ -15,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 from tests.forks import fork, wait
 from fastmix.all import MixupLearner, MultiSample, StepDecay, cifar_resnet, digits_dls, mixup_c_learner, mixup_learner, nesterov_sgd, resnet20
 from fastmix.resuming import Checkpoint
-from fastmix.training import LossWatch, SmoothLoss, compile_model, has_fast_bf16, pick_precision, set_precision, step_decay
+from fastmix.training import DevicePrecision, LossWatch, SmoothLoss, compile_model, has_fast_bf16, pick_precision, set_precision, step_decay
 
 class Batches(Callback):
     "Keep what the network was trained on"
@@ -110,6 +110,32 @@ def test_schedule_through_fit(data, n):
     expect = [.01*.1**sum(e>=Fraction(a)*n for a in ('0.4','0.6','0.8')) for e in range(n) for _ in range(4)]
     assert learn.recorder.lrs==pytest.approx(expect)
     assert learn.recorder.hps['lr']==pytest.approx(expect) # what `plot_sched` draws
+
+class Look(Callback):
+    "Judge the training images after each epoch, and note the rates before it"
+    order = 70
+    def before_fit(self): self.rates = getattr(self, 'rates', [])
+    def before_train(self): self.rates.append(self.opt.hypers[-1]['lr'])
+    def after_train(self): self.learn.validate(ds_idx=0)
+
+@pytest.mark.parametrize('warmup', [0,2])
+def test_a_validation_amid_a_fit_leaves_the_rates_alone(data, warmup):
+    look = Look()
+    one,two = [line(data, cbs=[StepDecay(warmup=warmup), *cbs]) for cbs in ([],[look])]
+    for learn in (one,two): learn.fit(10, lr=.01)
+    assert two.recorder.hps==one.recorder.hps and len(one.recorder.hps['lr'])==40
+    assert len(look.rates)==10 and two.opt.hypers[-1]['lr']==pytest.approx(1e-5)
+
+@pytest.mark.parametrize('mode', ['bf16','fp16'])
+def test_a_validation_amid_a_fit_in_half_precision(data, mode):
+    half,look = DevicePrecision(mode),Look()
+    learn = line(data, cbs=[StepDecay(), half, look])
+    for _ in range(2): # after a validation of its own, too
+        learn.fit(3, lr=.01)
+        assert half.autocast is None and learn.scaler is None
+        learn.validate()
+        assert half.autocast is None
+    assert len(look.rates)==6
 
 def test_schedule_after_resuming(data, tmp_path):
     class Kill(Callback):
