@@ -132,15 +132,13 @@ def each(self:HeadsLoss, pred, ys, w=None, **kwargs):
     fs = [self.func]*n if w is None else [partial(weighted_loss, self.func, w=o) for o in w.T]
     return [f(p, y, **kwargs) for f,p,y in zip(fs, preds, ys)]
 
-@patch(as_prop=True)
-def reduction(self:HeadsLoss):
-    "How losses are averaged; a function that has no such attribute is called with it"
-    return getattr(self.func, 'reduction', self._how)
+def _reduction(self): return getattr(self.func, 'reduction', self._how)
 
-@patch(set_prop=True)
-def reduction(self:HeadsLoss, v):
+def _set_reduction(self, v): # a function is called with it
     if hasattr(self.func, 'reduction'): self.func.reduction = v
     else: self._how = v
+
+HeadsLoss.reduction = property(_reduction, _set_reduction)
 
 # %% ../nbs/04_losses.ipynb #fb4b94b9
 def heads_loss(
