@@ -65,18 +65,17 @@ def networks(scale, seed):
 def _seeds(scale): return range(n_seeds[scale])
 
 # Each claim: a list of (what tells its rows apart, settings)
-def table1(scale):
-    return [(dict(net=nm, seed=i), s)
-            for i in _seeds(scale) for nm,s in networks(scale, i).items()]
+def _each_seed(scale, of_seed):
+    "Rows of every seed; `of_seed` gives the settings of a seed by the names of their networks"
+    return [(dict(net=nm, seed=i), s) for i in _seeds(scale) for nm,s in of_seed(i).items()]
 
-def fig4(scale): return [(dict(net='mixup-C', seed=i), heads(scale, i)) for i in _seeds(scale)]
+def table1(scale): return _each_seed(scale, lambda i: networks(scale, i))
+
+def fig4(scale): return _each_seed(scale, lambda i: {'mixup-C': heads(scale, i)})
 
 def fig2(scale):
-    res = []
-    for i in _seeds(scale):
-        res.append((dict(net='additive', seed=i), additive(scale, i, 'mixup', .5)))
-        res.append((dict(net='concatenated', seed=i), softmax(scale, i)))
-    return res
+    def nets(i): return dict(additive=additive(scale, i, 'mixup', .5), concatenated=softmax(scale, i))
+    return _each_seed(scale, nets)
 
 def fig5(scale, **kw):
     res = []
@@ -90,13 +89,10 @@ def fig5_batch(scale):
     return fig5(scale, per='batch')
 
 def fig6(scale):
-    res = []
-    for i in _seeds(scale):
-        random = heads(scale, i, tune=False, random_label=1)
-        res.append((dict(net='random labels', seed=i), random))
-        res.append((dict(net='both labels', seed=i), heads(scale, i)))
-        res.append((dict(net='ERM', seed=i), run(scale, i, 'erm')))
-    return res
+    def nets(i):
+        return {'random labels': heads(scale, i, tune=False, random_label=1),
+                'both labels': heads(scale, i), 'ERM': run(scale, i, 'erm')}
+    return _each_seed(scale, nets)
 
 def fig1(scale):
     return [(dict(net=nm, r=r, seed=i), additive(scale, i, nm, r))
@@ -207,8 +203,7 @@ def gradient(scale):
     "Rules of one expected gradient: X and XL, L and half-and-half (R=0)"
     nets = {nm: (nm,.5) for nm in ('mixup-X','mixup-XL','mixup-L')}
     nets['half and half'] = 'mixup',0
-    return [(dict(net=nm, seed=i), additive(scale, i, rule, r))
-            for i in _seeds(scale) for nm,(rule,r) in nets.items()]
+    return _each_seed(scale, lambda i: {nm: additive(scale, i, *o) for nm,o in nets.items()})
 
 def _recipes(scale, seed, evaluate):
     "Candidates for the best single-image accuracy; fine-tuning is part of the paper's epochs"

@@ -29,19 +29,16 @@ class Confused(MixMetric):
     "How often head `i` names the next slot's class, among mixtures where the two classes differ"
     def __init__(self, i): self.i = i
     @property
-    def name(self): return f'confused_{self.i}'
-    def pick(self, pred, y): return predicted(pred, y.shape[1])[:,self.i],y[:,self.i],y[:,(self.i+1)%y.shape[1]]
+    def name(self): return f'{type(self).__name__.lower()}_{self.i}'
+    def counts(self, named, true, other): return named==other
     def score(self, pred, y):
-        said,true,other = self.pick(pred, y)
-        return torch.where(true!=other, (said==other).float(), torch.nan)
+        n = y.shape[1]
+        named,true,other = predicted(pred, n)[:,self.i],y[:,self.i],y[:,(self.i+1)%n]
+        return torch.where(true!=other, self.counts(named, true, other).float(), torch.nan)
 
 class Wrong(Confused):
     "How often head `i` is wrong, among the same mixtures: what `Confused` is to be compared with"
-    @property
-    def name(self): return f'wrong_{self.i}'
-    def score(self, pred, y):
-        said,true,other = self.pick(pred, y)
-        return torch.where(true!=other, (said!=true).float(), torch.nan)
+    def counts(self, named, true, other): return named!=true
 
 class AlternatingDL(InMemoryDL):
     "Single images, each flipped in every other epoch, half of them in the first (Jordan 2024)"
@@ -235,7 +232,8 @@ def train(
     learn = learner(s, loaders(s, n_loaded, s.get('n_curve')), compile)
     if s.get('warmup'): learn.remove_cb(StepDecay).add_cb(StepDecay(warmup=s['warmup']))
     # A machine that computes otherwise cannot go on with them
-    folder = folder/pick_precision(computed_in(s['precision']))
+    precision = pick_precision(computed_in(s['precision']))
+    folder = folder/precision
     curves = dict(train=fit(learn, schedule(learn, s), s['epochs'], checkpoints(folder/'train', s)))
     trained = time.time()
     add('', {k:v[-1] for k,v in curves['train'].items() if k.startswith('train_')})
@@ -246,7 +244,7 @@ def train(
     add('single_', single(learn, ones))
     seconds = dict(train=trained-start)
     if s.get('ft_epochs'):
-        tuned = learn.to_single(precision=computed_in(s['precision']), compile=compile, opt_func=learn.opt_func)
+        tuned = learn.to_single(precision=precision, compile=compile, opt_func=learn.opt_func)
         set_seed(s['seed']+1000, reproducible=True)
         whole = dict(s, bs=s['bs']*(s.get('repeats') or 1)) # fine-tuning repeats nothing
         tuned.dls = loaders(whole, 1, s.get('n_curve'))
@@ -258,8 +256,6 @@ def train(
     final = tuned if s.get('ft_epochs') else learn
     figures['mirrored_acc'] = plain(single(final, ones, mirror=True)['acc'])
     seconds['all'] = time.time()-start
-    half = getattr(learn, 'mixed_precision', None)
-    precision = 'fp32' if half is None else getattr(half.amp_mode, 'value', half.amp_mode)
     return dict(figures=figures, curves=curves, seconds={k:round(v, 1) for k,v in seconds.items()}, precision=precision, compile=compile)
 
 def speed(

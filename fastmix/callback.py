@@ -131,11 +131,13 @@ def _warn_of_one_class(y, n_classes):
     return True
 
 # %% ../nbs/08_callback.ipynb #92406049
-def _set_loss(learn, loss): # with the mean of it, for losses that do not average
-    learn.loss_grad,learn.loss = loss.mean(),loss.clone()
-
-def _average_loss(learn): # of a training batch that is not mixed
-    if learn.training and learn.loss_grad.ndim: _set_loss(learn, learn.loss_grad)
+@patch
+def after_loss(self:MixBase):
+    "Weight the loss of a mixed batch; average it, for losses that do not average"
+    w = getattr(self.mixed, 'w_l', None)
+    if w is None and not (self.training and self.loss_grad.ndim): return
+    loss = self.loss_grad if w is None else self.loss_of(w)
+    self.learn.loss_grad,self.learn.loss = loss.mean(),loss.clone()
 
 # %% ../nbs/08_callback.ipynb #6edffd11
 class Mix(MixBase):
@@ -151,16 +153,16 @@ class Mix(MixBase):
         super().__init__(**kwargs)
         if not callable(combine):
             raise ValueError(f'combine={combine!r}: expected a function, as blends or patches')
-        self.x_dist,self.l_dist,self.combine = check_dist('x', x),l and check_dist('l', l),combine
+        self.x_dist,self.combine = check_dist('x', x),combine
+        self.l_dist = None if l is None else check_dist('l', l)
 
     def before_batch(self):
         mixed = self.apply(strength) if (strength := self.mixing) else None
         self.mixed = None if mixed is None or mixed.numbers else mixed # the loss mixes classes only
 
-    def after_loss(self):
-        if self.mixed is None: return _average_loss(self.learn)
-        _set_loss(self.learn, mixed_loss(self.loss_func, self.pred, self.mixed.ybs, self.mixed.w_l,
-            self.loss_grad, permuted=self.partner!='other_class'))
+    def loss_of(self, w): # of the batch, with weights `w` of its labels
+        return mixed_loss(self.loss_func, self.pred, self.mixed.ybs, w, self.loss_grad,
+                          permuted=self.partner!='other_class')
 
 # %% ../nbs/08_callback.ipynb #0c9d7b1e
 def _check_targets(yb, combine):
@@ -261,6 +263,7 @@ class MixChoice(MixBase):
     ):
         super().__init__(seed=seed)
         if not rules: raise ValueError('rules=(): expected at least one, such as Mixup()')
+        rules = [rule() if isinstance(rule, type) else rule for rule in rules]
         odd = [r for r in rules if r is not None and (not isinstance(r, Mix) or r.mix_valid)]
         if odd: raise ValueError(f'rules: {odd[0]!r}: expected None or a callback such as Mixup(), '
                                  'which mixes training batches only')
@@ -274,8 +277,8 @@ class MixChoice(MixBase):
         return dict(super().settings(), rules=rules, odds=self.odds)
 
     def after_loss(self):
-        if self.mixed is not None: self.rule.after_loss()
-        else: _average_loss(self.learn)
+        if self.mixed is None: super().after_loss()
+        else: self.rule.after_loss()
 
 # %% ../nbs/08_callback.ipynb #6ad925d7
 @patch
@@ -319,6 +322,7 @@ class MixupC(MixBase):
         self.repeats = check_int('repeats', repeats, 1, math.inf if n_samples>1 else 1)
 
     def unmixed(self): return [1/self.n_samples]*self.n_samples # slots of equal weight
+    def loss_of(self, w): return self.loss_func(self.pred, *self.yb, w=w)
 
 # %% ../nbs/08_callback.ipynb #4a7308c3
 def fill_slots(
@@ -396,6 +400,8 @@ def after_create(self:MixupC):
 def before_fit(self:MixupC):
     MixBase.before_fit(self)
     self.after_create()
+    if self.partner!='any' and getattr(self.dls, 'n_inp', 1)>1:
+        raise ValueError(f"partner={self.partner!r}: expected 'any', as the loaders have theirs")
     if self.n_samples>1: check_slots_loss(self.loss_func, weighted=self.lam_l is not None)
     if bs := getattr(self.dls.train, 'bs', None): check_int('repeats', self.repeats, 1, bs)
 
@@ -406,9 +412,3 @@ def before_batch(self:MixupC):
     scale = getattr(get_model(self.model), 'slot_scale', None)
     if getattr(self.mixed, 'w_x', None) is not None and scale is not None:
         self.learn.xb = tuple(x/scale for x in self.xb) # as the network scales them too
-
-@patch
-def after_loss(self:MixupC):
-    w = None if self.mixed is None else self.mixed.w_l
-    if w is None: return _average_loss(self.learn)
-    _set_loss(self.learn, self.loss_func(self.pred, *self.yb, w=w))

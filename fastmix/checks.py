@@ -11,19 +11,18 @@ from difflib import get_close_matches
 from numbers import Integral, Real
 
 # %% ../nbs/00_checks.ipynb #d1288b4a
-def _check_range(name, v, lo, hi, kind, noun):
-    if isinstance(v, kind) and not isinstance(v, bool) and lo<=v<=hi and v<math.inf: return v
-    span = f'in {lo:.12g}..{hi:.12g}' if hi<math.inf else f'of at least {lo:.12g}'
-    raise ValueError(f'{name}={v!r}: expected {noun} {span}')
-
 def check_number(
     name:str, # Name of the setting, as its user wrote it
     v, # Value to check
     lo:float, # Smallest allowed value
-    hi:float=math.inf # Largest allowed value; infinity itself is never allowed
+    hi:float=math.inf, # Largest allowed value; infinity itself is never allowed
+    kind:type=Real, # What kind of number
+    noun:str='a number' # Its name in the message
 )->float: # `v`
     "`v` if it is a number in `lo..hi`, else a `ValueError` that names it"
-    return _check_range(name, v, lo, hi, Real, 'a number')
+    if isinstance(v, kind) and not isinstance(v, bool) and lo<=v<=hi and v<math.inf: return v
+    span = f'in {lo:.12g}..{hi:.12g}' if hi<math.inf else f'of at least {lo:.12g}'
+    raise ValueError(f'{name}={v!r}: expected {noun} {span}')
 
 def check_int(
     name:str, # Name of the setting
@@ -32,7 +31,7 @@ def check_int(
     hi:float=math.inf # Largest allowed value
 )->int: # `v`
     "`v` if it is a whole number in `lo..hi`, else a `ValueError` that names it"
-    return int(_check_range(name, v, lo, hi, Integral, 'a whole number'))
+    return int(check_number(name, v, lo, hi, Integral, 'a whole number'))
 
 # %% ../nbs/00_checks.ipynb #ae062ee5
 def most_similar(

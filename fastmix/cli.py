@@ -29,13 +29,12 @@ def _check_settings(s):
     kind,processes = data_kind(s),int(os.environ.get('WORLD_SIZE', 1))
     for k,v in {**presets[kind], 'bs': max(1, presets[kind]['bs']//processes)}.items():
         if getattr(s, k) is None: setattr(s, k, v)
-    if kind=='folder':
-        if not Path(s.data).is_dir():
-            raise ValueError(f"data={s.data!r}: expected 'digits', 'cifar10' or a folder of images")
-        s.data = str(Path(s.data).resolve())
+    if kind=='folder' and not Path(s.data).is_dir():
+        raise ValueError(f"data={s.data!r}: expected 'digits', 'cifar10' or a folder of images")
+    if kind=='folder': s.data = str(Path(s.data).resolve())
     for k,names in choices.items(): check_choice(k, getattr(s, k), names)
     for k in ('epochs','bs','size'): check_int(k, getattr(s, k), 1)
-    check_int('n_samples', s.n_samples, 1 if s.method in ('erm','mixup_c') else 2)
+    check_int('n_samples', s.n_samples, 1)
     check_int('seed', s.seed, 0, 2**32-1)
     if kind=='cifar10' and s.size!=32: raise ValueError(f'size={s.size}: expected 32 for cifar10')
     check_number('lr', s.lr, 1e-12)
@@ -113,15 +112,11 @@ def run_folder(
     s:Settings
 )->Path: # A new folder
     "Make `out`, or the first free `runs/DATA-METHOD-NUMBER`"
-    if s.out is not None:
-        Path(s.out).mkdir(parents=True, exist_ok=True)
-        return Path(s.out)
+    if s.out is not None: return mkdir(s.out, parents=True, exist_ok=True)
     Path('runs').mkdir(exist_ok=True)
     for i in itertools.count(1):
         path = Path('runs')/f'{Path(s.data).name}-{s.method}-{i}'
-        with contextlib.suppress(FileExistsError):
-            path.mkdir()
-            return path
+        with contextlib.suppress(FileExistsError): return mkdir(path)
 
 # %% ../nbs/18_cli.ipynb #e9486e6c
 def make_dls(

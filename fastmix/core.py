@@ -48,7 +48,9 @@ def describe(v):
     if isinstance(v, Distribution):
         args = {k:tensor(getattr(v, k)).tolist() for k in v.arg_constraints}
         return f'{type(v).__name__}({args})'
-    if isinstance(v, partial): return f'{describe(v.func)}({v.args}, {v.keywords})'
+    if isinstance(v, partial):
+        args,kwargs = tuple(map(describe, v.args)),{k:describe(o) for k,o in v.keywords.items()}
+        return f'{describe(v.func)}({args}, {kwargs})'
     if callable(v): return getattr(v, '__name__', type(v).__name__)
     return repr(v) if isinstance(v, Fixed) else v
 
@@ -63,7 +65,10 @@ def _sample(dist, bs, g):
     "What `dist` gives; PyTorch's own generator is seeded by `g` for it, and put back afterwards"
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(g.initial_seed())
-        w = dist.sample((bs,)) if isinstance(dist, Distribution) else dist((bs,))
+        try: w = dist.sample((bs,)) if isinstance(dist, Distribution) else dist((bs,))
+        except TypeError as e:
+            raise ValueError(f'{describe(dist)}({(bs,)}): expected one of a shape, '
+                             f'{last_line(e)}') from e
     try: return torch.as_tensor(w, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f'{dist!r} gave {w!r}: expected a tensor of weights') from None
@@ -97,10 +102,9 @@ def draw_weights(
     elif isinstance(dist, Fixed): w = torch.full((bs,), dist.lam, device=g.device)
     else: w = check_weights(dist, _sample(dist, bs, g), (), (bs,), (bs,n))
     w = w.to(g.device, non_blocking=True)
-    if w.shape in ((), (bs,)): # of the first samples
-        rest = (1-w.expand(bs))/(n-1)
-        w = torch.stack([w.expand(bs), *[rest]*(n-1)], 1)
-    return w
+    if w.ndim==2: return w
+    lam = w.expand(bs) # of the first samples; the others share the rest
+    return torch.stack([lam, *[(1-lam)/(n-1)]*(n-1)], 1)
 
 # %% ../nbs/02_core.ipynb #6b325659
 how_partners = 'any','other','other_class'

@@ -46,13 +46,12 @@ def digits_dls(
                        batch_tfms=PadCrop(max(1, size//16), flip=False))
     items = list(range(len(_digits()[1])))
     # No processes for images that are in memory already
-    kwargs.setdefault('num_workers', 0)
-    kwargs.update(n_samples=n_samples, bs=bs, device=device)
+    kwargs = dict(num_workers=0, n_samples=n_samples, bs=bs, device=device) | kwargs
     return in_memory(MultiSampleDataLoaders.from_dblock(dblock, items, **kwargs), device)
 
 # %% ../nbs/13_datasets.ipynb #914567ad
 def _cifar_files(path): # the same on every disk, and no class on its own
-    files = sorted(get_image_files(path), key=str)
+    files = sorted(get_image_files(path, folders=('train','test')), key=str)
     return random.Random(0).sample(files, len(files))
 
 # For 60,000 files, `parent_label` and `GrandparentSplitter` take more than a second

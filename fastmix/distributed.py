@@ -21,14 +21,11 @@ def share(
     drop_last:bool=False # Whether to leave out samples that do not fill a step
 )->list:
     "The part of `idxs` for process `rank`"
-    step = bs*world
-    n = len(idxs)//step*step
-    mine = [i for start in range(rank*bs, n, step) for i in idxs[start:start+bs]]
-    rest = idxs[n:]
-    if drop_last or not rest: return mine
-    k = math.ceil(len(rest)/world) # samples of the last step for each process
-    rest = list(itertools.islice(itertools.cycle(rest), k*world))
-    return mine + rest[rank*k:(rank+1)*k]
+    mine = []
+    for step in chunked(idxs, bs*world, drop_last):
+        k = math.ceil(len(step)/world) # samples of this step for each process
+        mine += itertools.islice(itertools.cycle(step), rank*k, (rank+1)*k)
+    return mine
 
 # %% ../nbs/10_distributed.ipynb #61765ff0
 class RankDL(DistributedDL):
@@ -42,10 +39,6 @@ class RankDL(DistributedDL):
         step = self.bs*self.world_size
         return n//step if self.drop_last else math.ceil(n/step)
 
-    def _shares(self, n): # how many of a step's `n` samples each process has
-        k = math.ceil(n/self.world_size)
-        return [min(k, max(n-r*k, 0)) for r in range(self.world_size)]
-
     def before_iter(self):
         state = [self.dl.rng.getstate()]
         torch.distributed.broadcast_object_list(state) # Accelerate's would count the processes
@@ -56,14 +49,19 @@ class RankDL(DistributedDL):
         idxs = [list(self.dl.get_idxs())]
         torch.distributed.broadcast_object_list(idxs)
         self.n,self.steps_done = len(idxs[0]),0
+        if self.drop_last: self.n -= self.n%(self.bs*self.world_size)
         return share(idxs[0], self.bs, self.rank, self.world_size, self.drop_last)
 
 # %% ../nbs/10_distributed.ipynb #39641a71
+def _shares(dl, n): # how many of a step's `n` samples each process has
+    k = math.ceil(n/dl.world_size)
+    return [min(k, max(n-r*k, 0)) for r in range(dl.world_size)]
+
 @patch
 def after_batch(self:RankDL, b):
     "Drop the repeated samples in validation; a batch that would be empty keeps one"
     step = self.world_size*self.bs
-    self.sizes = self._shares(min(self.n - self.steps_done*step, step))
+    self.sizes = _shares(self, min(self.n - self.steps_done*step, step))
     if torch.is_grad_enabled(): self.sizes = [self.sizes[0]]*self.world_size # training
     self.steps_done += 1
     self.own_size = max(1, self.sizes[self.rank])
@@ -93,7 +91,7 @@ def _gather(dl, x):
 def _own_n(dl): # how many samples this process's metrics count in an epoch
     steps,left = divmod(dl.n, dl.world_size*dl.bs)
     if not left: return steps*dl.bs
-    return steps*dl.bs + max(1, dl._shares(left)[dl.rank])
+    return steps*dl.bs + max(1, _shares(dl, left)[dl.rank])
 
 # %% ../nbs/10_distributed.ipynb #e89a5366
 def weights_sum(
@@ -133,8 +131,8 @@ class RankTrainer(DistributedTrainer):
 @patch
 def after_epoch(self:RankTrainer):
     "Share the first process's log, and check the weights"
-    if not self.whole: return # an error ends `validate` so, and nobody else answers
-    if not hasattr(self.learn, 'recorder'): return
+    # An error ends `validate` before a pass is whole, and nobody else answers
+    if not self.whole or not hasattr(self.learn, 'recorder'): return
     # Equal to the last bit, as callbacks decide by it
     self.recorder.log = L(on_rank0(lambda: list(self.recorder.log)))
     s = self.accelerator.gather(weights_sum(self.model)[None])
@@ -144,7 +142,7 @@ def after_epoch(self:RankTrainer):
 # %% ../nbs/10_distributed.ipynb #3ac6f981
 def _known_as(o): # in every process, whatever folder its machine has
     if isinstance(o, (str,Path)): return os.fsencode(Path(o).name)
-    if isinstance(o, (tuple,list)): return [_known_as(x) for x in o] # a file with its label
+    if isinstance(o, (tuple,list)): return [_known_as(x) for x in o] # file and label
     return o if isinstance(o, (int,float,np.number)) else type(o).__name__
 
 def samples_digest(

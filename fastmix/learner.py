@@ -35,6 +35,7 @@ def batch_images(
     if len(dls.loaders)<2 or not len(dls.valid_ds):
         raise ValueError('validation set: expected at least one image, it is empty')
     check_classes(getattr(dls, 'vocab', None), several=target_kind(dls)=='labels')
+    if not get_c(dls): raise ValueError('dls.c: expected the number of classes, it is not known')
     xs = dls.one_batch()[:dls.n_inp]
     if len(xs)!=n_slots: raise ValueError(f'loaders of {len(xs)} slots: expected {n_slots}')
     return xs
@@ -42,28 +43,26 @@ def batch_images(
 # %% ../nbs/14_learner.ipynb #fd73ece3
 class MixupLearner(Learner):
     "fastai's `Learner`; its callbacks can clean up however a batch or a fit ends"
-    def _last_word(self, name):
-        for cb in self.cbs.filter(lambda cb: hasattr(type(cb), name)): getattr(cb, name)()
+    def _ask(self, name): # all callbacks that have such a method
+        return [getattr(cb, name)() for cb in list(self.cbs) if hasattr(type(cb), name)]
 
     def one_batch(self, i, b):
         try: super().one_batch(i, b)
-        finally: self._last_word('leave_batch')
+        finally: self._ask('leave_batch')
 
     def all_batches(self):
         if not operator.length_hint(getattr(self.dl, 'dataset', self.dl), 1): # a stream has none
             raise ValueError('data: expected at least one image, there is none; a learner from '
                              '`load_learner` brings none, give it loaders: `learn.dls = dls`')
         try: super().all_batches()
-        finally: self._last_word('leave_batches')
+        finally: self._ask('leave_batches')
 
     def _do_fit(self):
         check_mixing(self.cbs)
         try:
-            resuming = self.cbs.filter(lambda cb: hasattr(type(cb), 'first_epoch'))
-            for epoch in range(max([cb.first_epoch() for cb in resuming], default=0), self.n_epoch):
-                self.epoch = epoch
+            for self.epoch in range(max(self._ask('first_epoch'), default=0), self.n_epoch):
                 self._with_events(self._do_epoch, 'epoch', CancelEpochException)
-        finally: self._last_word('leave_fit')
+        finally: self._ask('leave_fit')
 
 # %% ../nbs/14_learner.ipynb #1344f2be
 MixupLearner.to_distributed = start_distributed # as fastai calls it
@@ -76,10 +75,12 @@ def distrib_ctx(self:MixupLearner,
     **kwargs # For `Accelerator`
 ):
     "Train with all processes that `torchrun` or `accelerate launch` started, or in this one alone"
+    within = hasattr(self, 'distributed_trainer') # another one, which goes on
     try:
         if num_distrib()>1: self.to_distributed(sync_bn, **kwargs)
         yield self
-    finally: end_distributed(self)
+    finally:
+        if not within: end_distributed(self)
 
 # %% ../nbs/14_learner.ipynb #5c8a8a9c
 @patch
@@ -115,7 +116,7 @@ def show_results(self:MixupLearner, ds_idx=1, dl=None, max_n=9, shuffle=True, **
 @delegates(Learner.tta)
 def tta(self:MixupLearner, ds_idx=1, dl=None, n=4, **kwargs):
     "fastai's `tta`, with the same pairs each time"
-    if dl is None or dl.shuffle: dl = ifnone(dl, self.dls[ds_idx]).new(**_in_order)
+    if dl is None or dl.shuffle: dl = ifnone(dl, self.dls[ds_idx]).new(**in_order)
     return super(MixupLearner, self).tta(dl=dl, n=n, **kwargs)
 
 # %% ../nbs/14_learner.ipynb #d253b620
@@ -124,6 +125,7 @@ def _model_for(dls, arch, n_samples, n_heads, pretrained): # on the device of th
     model = make_model(arch, get_c(dls), n_samples, n_heads, xs[0].shape[1], pretrained)
     check_model(model, xs, n_samples, get_c(dls), getattr(dls, 'vocab', None))
     if pretrained and model.n_in==3: normalize_as(dls, model.net)
+    model.vocab = vocab_of(dls) or model.vocab # goes with it to the Hub
     return model.to(dls.device) # now, so that what `learn.load` brings comes to the same place
 
 # %% ../nbs/14_learner.ipynb #54f85b1d
@@ -145,7 +147,8 @@ def _equip(learn, kind, title, precision, compile, paper): # and say with what
     learn.add_cb(LossWatch())
     learn.gather_args = dict # of fastai's `WandbCallback`, whose own fails with fastcore 2.2
     name = 'Nesterov SGD' if paper else getattr(learn.opt_func, '__name__', 'your optimizer')
-    words = [f'{title}: {set_precision(learn, precision)}', f'{name} at {learn.lr:g}']
+    rate = learn.lr if isinstance(learn.lr, slice) else f'{learn.lr:g}'
+    words = [f'{title}: {set_precision(learn, precision)}', f'{name} at {rate}']
     if compile:
         accumulates = bool(learn.cbs.filter(risinstance(GradientAccumulation)))
         compile_model(learn.model, learn.dls.device, graphs=paper and not accumulates)
@@ -165,7 +168,7 @@ def slots_learner(
     pretrained:bool=False, # Whether to load pretrained weights of timm, torchvision or fastai
     precision:str='auto', # `'fp32'`, `'bf16'`, `'fp16'` or `'auto'`: see `pick_precision`
     compile:bool=False, # Whether to use `torch.compile`; the first batches take longer
-    lr:float=None, # Initial learning rate; `None`: .1 for the paper's networks, else .001
+    lr:float=None, # Initial rate, or a slice; `None`: .1 for the paper's networks, else .001
     opt_func=None, # Optimizer; `None`: `nesterov_sgd` for the paper's networks, else Adam
     cbs=None, # More callbacks; a `StepDecay` replaces the paper's schedule
     splitter=None, # Parameter groups; `None`: `slot_groups`
@@ -173,8 +176,8 @@ def slots_learner(
 )->MixupLearner:
     "A learner with the paper's optimizer and schedule for a network of `n_samples` slots"
     take_own_gpu()
+    kind = target_kind(dls) # which refuses what is no loaders
     model = _model_for(dls, arch, n_samples, n_heads, pretrained)
-    kind = target_kind(dls)
     opt_func,lr,paper = optimizer_and_rate(model, kind, opt_func, lr)
     cbs,splitter = _callbacks(cbs),ifnone(splitter, _groups(arch))
     if not cbs.filter(risinstance(StepDecay)): cbs = StepDecay() + cbs
@@ -234,24 +237,22 @@ def mixup_learner(
     return slots_learner(MixupLearner, dls, arch, 1, 1, title, **kwargs)
 
 # %% ../nbs/14_learner.ipynb #d6f20459
-_in_order = dict(shuffle=False, drop_last=False) # the same pairs in every pass
 _turn = threading.RLock() # threads of a server share a learner's callbacks
 
 def _slot_preds(learn, items, **kwargs): # of tuples of images, an image per slot; in evaluation
     n,n_in = getattr(learn.model, 'n_samples', 1),getattr(learn.model, 'n_in', None)
-    n_in = ifnone(n_in, channels_of(learn.model))
-    items = [tuple(loaded_image(im, n_in) for im in row) for row in items]
+    load = partial(loaded_image, n_in=ifnone(n_in, channels_of(learn.model)))
+    items = [Slots(map(load, row)) for row in items] # which `test_dl` knows as such
     if n==1: items = [im for im, in items]
-    else: kwargs['pairs'] = True
     dl = slot_dls(learn.dls, n).test_dl(items, num_workers=0, **kwargs)
     act = meaning_of(learn).activation
     with _turn, learn.no_bar(): xs,probs,_ = learn.get_preds(dl=dl, with_input=True, act=act)
     return dl,tuplify(xs),probs
 
-def _answers(learn, probs): # label, class number, probabilities for each row of `[m,c]`
-    decoded, = HeadsLoss(meaning_of(learn).func, 1).decodes(probs)
+def _answers(learn, probs, n=1): # labels and class numbers: of each row, or of `n` slots
+    decoded = torch.cat(HeadsLoss(meaning_of(learn).func, n).decodes(probs))
     to_label = learn.dls.train_ds.tls[-1].decode # a class, labels over the threshold, or numbers
-    return L((to_label(d), d, p) for d,p in zip(decoded, probs))
+    return [to_label(d) for d in decoded],decoded
 
 # %% ../nbs/14_learner.ipynb #01b2f26a
 @patch
@@ -270,7 +271,7 @@ def predict_many(self:Learner,
     items = [(im,)*n for im in images] if same else list(chunked(filled, n))
     _,_,probs = _slot_preds(self, items)
     if n_heads>1: probs = probs.mean(1) if same else probs.flatten(0, 1)[:len(images)]
-    return _answers(self, probs)
+    return L(zip(*_answers(self, probs), probs))
 
 @patch
 def predict_same(self:Learner,
@@ -293,11 +294,9 @@ def predict(self:MixupLearner,
         raise ValueError(f'got {len(item)} images: expected n_samples={n}, or one')
     items = [(item,)*n if one else tuple(item)]
     dl,xs,probs = _slot_preds(self, items, rm_type_tfms=rm_type_tfms)
-    if one: res = _answers(self, probs.mean(1) if n>1 and probs.ndim>2 else probs)[0]
-    else:
-        classes = meaning_of(self).decodes(probs)
-        to_label = self.dls.train_ds.tls[-1].decode
-        res = tuple(to_label(c[0]) for c in classes),torch.cat(classes),probs[0]
+    if one and n>1 and probs.ndim>2: probs = probs.mean(1)
+    labels,classes = _answers(self, probs, 1 if one else n)
+    res = (labels[0],classes[0],probs[0]) if one else (tuple(labels),classes,probs[0])
     if not with_input: return res
     shown = dl.decode_batch(xs)[0]
     return (shown[0] if one else shown[:n],*res)
@@ -312,12 +311,12 @@ class Head(GetAttr):
         "As `Learner.get_preds`, of the head and its slot alone"
         xs,preds,ys = self.learn.get_preds(dl=self.pairs, with_input=True, act=noop)
         pred,y = preds[:,self.i] if preds.ndim>2 else preds,tuplify(ys)[self.i]
-        loss = HeadsLoss(loss_of_one(self.learn), 1)
+        loss,meaning = loss_of_one(self.learn),HeadsLoss(meaning_of(self.learn).func, 1)
         device = next(self.learn.model.parameters()).device # where it may keep class weights
-        probs = ifnone(act, loss.activation)(pred)
-        res = [tuplify(xs)[self.i]]*with_input + [probs, y]
-        if with_decoded: res += loss.decodes(probs)
-        if with_loss: res.append(unreduced(loss.func)(*to_device((pred,y), device)).cpu())
+        probs = ifnone(act, meaning.activation)(pred)
+        res = [tuplify(xs)[self.i], probs, y] if with_input else [probs, y]
+        if with_decoded: res += meaning.decodes(probs)
+        if with_loss: res.append(unreduced(loss)(*to_device((pred,y), device)).cpu())
         return tuple(res)
 
 # %% ../nbs/14_learner.ipynb #a41c07be
@@ -334,9 +333,9 @@ class HeadInterpretation(ClassificationInterpretation):
         if not items: return losses,idx
         found = self.learn.pairs.items
         rows = getattr(found, 'iloc', L(found))[idx]
-        if not isinstance(first(rows), Slots) and self.learn.i:
-            raise ValueError('items=True: expected loaders of pairs')
-        return losses,idx,L(rows).map(lambda o: o[self.learn.i] if isinstance(o, Slots) else o)
+        if isinstance(first(rows), Slots): rows = rows.itemgot(self.learn.i)
+        elif self.learn.i: raise ValueError('items=True: expected loaders of pairs')
+        return losses,idx,rows
 
 # %% ../nbs/14_learner.ipynb #107615e7
 @patch
@@ -352,14 +351,14 @@ def interpret(self:MixupLearner,
     kind = target_kind(self.dls)
     if kind!='classes':
         raise ValueError(f'targets are {kind}: expected a class per image, for a confusion matrix')
-    if dl is None or dl.shuffle: dl = ifnone(dl, self.dls[ds_idx]).new(**_in_order)
+    if dl is None or dl.shuffle: dl = ifnone(dl, self.dls[ds_idx]).new(**in_order)
     check_int('i', i, 0, n-1)
     return HeadInterpretation.from_learner(Head(self, i, dl), dl=with_slots(dl, 1), act=act)
 
 # %% ../nbs/14_learner.ipynb #0775d760
 @patch
 def to_single(self:Learner,
-    **kwargs # For `mixup_learner`; optimizer, rate, precision and so on are this learner's
+    **kwargs # For `mixup_learner`; optimizer, rate, precision, … are this learner's
 )->Learner:
     "A learner for one image and one head, made from this learner's network (section 5.5)"
     dls,model = slot_dls(self.dls, 1),self.model
@@ -368,7 +367,7 @@ def to_single(self:Learner,
         n_in = channels_of(model) or dls.one_batch()[0].shape[1]
         model = MultiSample(deepcopy(model), 1, 1, n_in)
     kept = 'opt_func,lr,wd,wd_bn_bias,train_bn,moms,path,model_dir'.split(',')
-    kept += ['splitter']*isinstance(self.model, MultiSample)
+    if isinstance(self.model, MultiSample): kept.append('splitter')
     kwargs = {k:getattr(self, k) for k in kept} | dict(loss_func=loss_of_one(self)) | kwargs
     if len(dls.train_ds):
         half = getattr(self, 'mixed_precision', None)
@@ -395,8 +394,8 @@ def fine_tune_single(self:Learner,
     if n>1: raise ValueError(f'a network of n_samples={n}: expected 1, call to_single() first')
     if lr is None and isinstance(self.lr, slice):
         raise ValueError(f'lr=None: expected a rate, as the learner has {self.lr}')
-    self.remove_cbs(self.cbs.filter(risinstance((MixBase,MixHandler))))
-    self.unfreeze()
     if lr is None: lr = self.lr/10
     if not isinstance(lr, slice): check_number('lr', lr, 0)
+    self.remove_cbs([MixBase, MixHandler])
+    self.unfreeze()
     self.fit(epochs, lr=lr, reset_opt=True, **kwargs)

@@ -16,8 +16,8 @@ def unreduced(
     loss_func # A fastai or PyTorch loss, or a function with a `reduction`
 ): # A loss of the same arguments that gives one number per sample or element
     "`loss_func` without averaging; the loss itself still averages"
-    if hasattr(loss_func, 'reduction'): return partial(_without_reduction, loss_func)
-    if _takes(loss_func, 'reduction'): return partial(loss_func, reduction='none')
+    if hasattr(loss_func, 'reduction') or _takes(loss_func, 'reduction'):
+        return partial(_without_reduction, loss_func)
     _refuse(loss_func, 'has no `reduction`', 'give it one')
 
 # %% ../nbs/04_losses.ipynb #06011357
@@ -27,16 +27,11 @@ def _takes(loss_func, keyword):
     return any(o.name==keyword or o.kind==o.VAR_KEYWORD for o in args)
 
 def _refuse(loss_func, problem, remedy):
-    name = getattr(loss_func, '__name__', type(loss_func).__name__)
-    raise TypeError(f'{name} {problem}, so it cannot weigh samples: {remedy}, '
+    raise TypeError(f'{describe(loss_func)} {problem}, so it cannot weigh samples: {remedy}, '
                     "or mix with per='batch'")
 
-def _without_reduction(f, *args, **kwargs): # no copy can tell what else a `reduction` sets
-    was = f.reduction
-    try:
-        f.reduction = 'none'
-        return f(*args, **kwargs)
-    finally: f.reduction = was
+def _without_reduction(f, *args, **kwargs): # no copy can tell what a `reduction` sets
+    with NoneReduce(f) as each: return each(*args, **kwargs)
 
 # %% ../nbs/04_losses.ipynb #dd113024
 def _each(loss_func, pred, yb, bs, **kwargs):
@@ -118,6 +113,8 @@ class HeadsLoss(BaseLoss): # a fastai loss, so that fastai moves it to the devic
         return sum(each)/len(each) if (self.mean if pred.ndim>2 else w is None) else sum(each)
 
     def heads(self, pred): return pred.unbind(1) if pred.ndim==3 else [pred]*self.n
+    def to(self, device): # the loss of a head, if it can be moved
+        if hasattr(self.func, 'to'): self.func.to(device)
     def __repr__(self):
         return f"{'Mean' if self.mean else 'Sum'} over {self.n} slots of {self.func}"
 
@@ -154,10 +151,6 @@ def loss_of_one(learn:Learner):
     return loss.func if isinstance(loss, HeadsLoss) else loss
 
 # %% ../nbs/04_losses.ipynb #6d521fa5
-def _of_one_target(loss): # whether it is fastai's or PyTorch's
-    if isinstance(loss, (BaseLoss,nn.modules.loss._Loss)): return True
-    return getattr(loss, '__module__', None) in (F.__name__,'fastai.losses')
-
 def check_slots_loss(
     loss, # Any loss
     weighted:bool # Whether it will be called with the weights of the slots
@@ -165,7 +158,8 @@ def check_slots_loss(
     "Refuse a loss that does not take the targets of all slots, or no weights for them"
     of = loss.func if isinstance(loss, partial) else loss
     if isinstance(of, HeadsLoss): return
-    if _of_one_target(of): raise ValueError(
+    of_one = getattr(of, '__module__', None) in (F.__name__,'fastai.losses')
+    if of_one or isinstance(of, (BaseLoss,nn.modules.loss._Loss)): raise ValueError(
         f'loss_func={loss!r}: expected a loss of all slots, such as HeadsLoss(loss_func)')
     if weighted and not _takes(loss, 'w'): raise ValueError(f'lam_l with loss_func={loss!r}: '
         'expected a HeadsLoss, or a loss of all slots that takes their weights `w`')
@@ -208,14 +202,8 @@ def decodes(self:HeadsLoss,
     if x.ndim>2 or self.n==1 or answers[0].ndim==x.ndim: return answers
     return x.topk(self.n, dim=1).indices.unbind(1)
 
-@patch
-def to(self:HeadsLoss, device):
-    "Move the loss of a head to `device`, if it can be moved"
-    if hasattr(self.func, 'to'): self.func.to(device)
-
 # %% ../nbs/04_losses.ipynb #b88bd7ed
-_losses = dict(classes='CrossEntropyLossFlat()', labels='BCEWithLogitsLossFlat()',
-               numbers='MSELossFlat()')
+_losses = dict(classes='CrossEntropy', labels='BCEWithLogits', numbers='MSE') # fastai's
 
 def trial_batch(
     dls:DataLoaders,
@@ -244,8 +232,8 @@ def check_loss(
     "Refuse a loss that fails on such predictions and targets"
     func = getattr(loss_func, 'func', loss_func) # of one head
     if isinstance(func, type):
-        raise ValueError(f'loss_func={func.__name__}: expected a loss such as {_losses[kind]}, '
-                         'not its class')
+        raise ValueError(f'loss_func={func.__name__}: expected a loss such as '
+                         f'{_losses[kind]}LossFlat(), not its class')
     loss = deepcopy(loss_func)
     if hasattr(loss, 'to'): loss.to(pred.device)
     try:
@@ -256,4 +244,4 @@ def check_loss(
     except Exception as e:
         name = getattr(loss_func, '__name__', loss_func)
         raise ValueError(f'loss_func={name}: expected a loss for targets that are {kind}, as '
-                         f'{_losses[kind]}: {last_line(e)}') from e
+                         f'{_losses[kind]}LossFlat(): {last_line(e)}') from e

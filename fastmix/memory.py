@@ -111,19 +111,18 @@ def decode_all(
     skip_bad:bool=False # Leave out images that cannot be decoded
 )->list: # Indices of images that were left out
     "Decode every image into `out`, in parallel"
-    left_out,i = [],0
+    left_out = []
     watch = len(out)>5000 and (IN_NOTEBOOK or sys.stdout.isatty()) # it takes long enough
-    for batch in progress_bar(d, leave=False) if watch else d:
-        for x in batch:
-            if isinstance(x, Tensor) and x.shape!=out.shape[1:]:
-                x = (f'{tuple(x.shape)} differs from {tuple(out.shape[1:])}: expected images of '
-                     'one size; add Resize to item_tfms')
-            elif isinstance(x, Tensor) and x.dtype!=out.dtype:
-                x = f'{x.dtype} differs from {out.dtype}: expected images of one type'
-            if isinstance(x, Unreadable) and skip_bad: left_out.append(i)
-            elif isinstance(x, str): raise ValueError(f'{source_name(d.dataset, i)}: {x}')
-            else: out[i-len(left_out)] = x
-            i += 1
+    batches = progress_bar(d, leave=False) if watch else d
+    for i,x in enumerate(itertools.chain.from_iterable(batches)):
+        if isinstance(x, Tensor) and x.shape!=out.shape[1:]:
+            x = (f'{tuple(x.shape)} differs from {tuple(out.shape[1:])}: expected images of '
+                 'one size; add Resize to item_tfms')
+        elif isinstance(x, Tensor) and x.dtype!=out.dtype:
+            x = f'{x.dtype} differs from {out.dtype}: expected images of one type'
+        if isinstance(x, Unreadable) and skip_bad: left_out.append(i)
+        elif isinstance(x, str): raise ValueError(f'{source_name(d.dataset, i)}: {x}')
+        else: out[i-len(left_out)] = x
     return left_out
 
 # %% ../nbs/12_memory.ipynb #6aac1c87
@@ -170,9 +169,8 @@ def check_room(
     "Refuse a data set that does not fit; the message has its size and a remedy"
     need,free = n*x.numel()*x.element_size(),.9*free_bytes(device, folder)
     if need<=free: return
-    where = f'memory of {device}'
+    where = 'disk space' if folder else f'memory of {device}'
     remedy = "cache=True and device='cpu', which leave them on disk, then .cuda()"
-    if folder and device.type!='cuda': where = 'disk space'
     if folder: remedy = 'a cache on another disk'
     size = 'x'.join(map(str, x.shape))
     raise ValueError(f'{n} images of {size} take {need/1e9:,.2f} GB: expected at most '

@@ -234,9 +234,8 @@ def _calibration_error(probs, y, bins): # which torchmetrics computes; its impor
 
 def _brier(probs, y):
     from sklearn.metrics import brier_score_loss
-    labels = range(probs.shape[1])
     probs = probs.double()/probs.double().sum(1, keepdim=True) # float32's sums are a little off
-    return brier_score_loss(y, probs, labels=labels, scale_by_half=False)
+    return brier_score_loss(y, probs, labels=range(probs.shape[1]), scale_by_half=False)
 
 def CalibrationError(
     bins:int=15 # Number of bins of confidence

@@ -65,10 +65,9 @@ def scale_slots(self:MultiSample,
 @patch
 def _load_from_state_dict(self:MultiSample, state_dict, prefix, *args):
     "Weights bring their scale along; those without one leave the network's own"
-    scale = state_dict.get(f'{prefix}slot_scale', self.slot_scale)
-    if scale is not None:
-        self.scale_slots(scale)
-        state_dict[f'{prefix}slot_scale'] = scale
+    key = f'{prefix}slot_scale'
+    if self.slot_scale is not None: state_dict.setdefault(key, self.slot_scale)
+    if key in state_dict: self.scale_slots(state_dict[key])
     nn.Module._load_from_state_dict(self, state_dict, prefix, *args)
 
 # %% ../nbs/06_models.ipynb #0de9e170
@@ -96,7 +95,7 @@ def _cifar_name(depth, width): return f'fastmix/resnet{depth}' + (f'x{width}' if
 def _check_slots(n_samples, n_heads):
     n = check_int('n_samples', n_samples, 1)
     if n_heads is None: return n,n
-    if n_heads in (1,n): return n,n_heads
+    if (h := check_int('n_heads', n_heads, 1)) in (1,n): return n,h
     raise ValueError(f'n_heads={n_heads!r}: expected 1 or n_samples={n}')
 
 # %% ../nbs/06_models.ipynb #56ff27eb
@@ -112,11 +111,11 @@ def cifar_resnet(
     if check_int('depth', depth, 8)%6!=2:
         raise ValueError(f'depth={depth}: expected 6m+2, as 20, 32, 44, 56 or 110')
     n_samples,n_heads = _check_slots(n_samples, n_heads)
-    ni = n_samples*check_int('n_in', n_in, 1)
+    n_in = check_int('n_in', n_in, 1)
     a,b,c = [check_int('width', width, 1)*nf for nf in (16,32,64)]
     nfs = [a]*(depth//6) + [b]*(depth//6) + [c]*(depth//6)
     net = nn.Sequential(OrderedDict(
-        stem=nn.Sequential(_conv3(ni, a), nn.BatchNorm2d(a), nn.ReLU(inplace=True)),
+        stem=nn.Sequential(_conv3(n_samples*n_in, a), nn.BatchNorm2d(a), nn.ReLU(inplace=True)),
         body=nn.Sequential(*[BasicBlock(i, o, 1 if i==o else 2) for i,o in zip([a]+nfs, nfs)]),
         pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         head=Heads(c, n_heads, check_int('n_classes', n_classes, 1))))
@@ -126,29 +125,29 @@ def cifar_resnet(
 
 # %% ../nbs/06_models.ipynb #aae08e6b
 @delegates(cifar_resnet)
-def resnet20(n_classes=10, n_samples=1, **kwargs):
+def resnet20(n_classes=10, n_samples=1, n_heads=None, n_in=3, width=1, **kwargs):
     "`cifar_resnet` with 20 layers"
-    return cifar_resnet(20, n_classes, n_samples, **kwargs)
+    return cifar_resnet(20, n_classes, n_samples, n_heads, n_in, width, **kwargs)
 
 @delegates(cifar_resnet)
-def resnet32(n_classes=10, n_samples=1, **kwargs):
+def resnet32(n_classes=10, n_samples=1, n_heads=None, n_in=3, width=1, **kwargs):
     "`cifar_resnet` with 32 layers"
-    return cifar_resnet(32, n_classes, n_samples, **kwargs)
+    return cifar_resnet(32, n_classes, n_samples, n_heads, n_in, width, **kwargs)
 
 @delegates(cifar_resnet)
-def resnet44(n_classes=10, n_samples=1, **kwargs):
+def resnet44(n_classes=10, n_samples=1, n_heads=None, n_in=3, width=1, **kwargs):
     "`cifar_resnet` with 44 layers"
-    return cifar_resnet(44, n_classes, n_samples, **kwargs)
+    return cifar_resnet(44, n_classes, n_samples, n_heads, n_in, width, **kwargs)
 
 @delegates(cifar_resnet)
-def resnet56(n_classes=10, n_samples=1, **kwargs):
+def resnet56(n_classes=10, n_samples=1, n_heads=None, n_in=3, width=1, **kwargs):
     "`cifar_resnet` with 56 layers"
-    return cifar_resnet(56, n_classes, n_samples, **kwargs)
+    return cifar_resnet(56, n_classes, n_samples, n_heads, n_in, width, **kwargs)
 
 @delegates(cifar_resnet)
-def resnet110(n_classes=10, n_samples=1, **kwargs):
+def resnet110(n_classes=10, n_samples=1, n_heads=None, n_in=3, width=1, **kwargs):
     "`cifar_resnet` with 110 layers"
-    return cifar_resnet(110, n_classes, n_samples, **kwargs)
+    return cifar_resnet(110, n_classes, n_samples, n_heads, n_in, width, **kwargs)
 
 # %% ../nbs/06_models.ipynb #f54eccb4
 def _layers(model, name=''):
@@ -184,8 +183,7 @@ def _check_ends(model):
 # %% ../nbs/06_models.ipynb #c9dc1007
 def _set_input(conv, weight):
     "Change a convolution in place, since timm and others have convolutions of their own"
-    trained = conv.weight.requires_grad
-    conv.weight = nn.Parameter(weight.detach().clone(), requires_grad=trained)
+    conv.weight = nn.Parameter(weight.detach().clone(), conv.weight.requires_grad)
     conv.in_channels = weight.shape[1]
 
 def _drop_extras(model): # of GoogLeNet and Inception, which are made for one image
@@ -385,9 +383,8 @@ def slot_groups(
     "fastai's parameter groups for `arch`, if it has any; else the body and the heads"
     meta = model_meta.get(arch)
     if isinstance(meta, dict):
-        layers = list(model.net.children())
-        body,head = nn.Sequential(*layers[:meta['cut']]),nn.Sequential(*layers[meta['cut']:])
-        return meta['split'](nn.Sequential(body, head))
+        layers,cut = nn.Sequential(*model.net.children()),meta['cut']
+        return meta['split'](nn.Sequential(layers[:cut], layers[cut:]))
     heads = L(m for m in model.modules() if isinstance(m, Heads))
     if isinstance(model.net, nn.Sequential) and len(model.net)==2: # as fastai cuts a network
         if all(groups := default_split(model.net)): return groups

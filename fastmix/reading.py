@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['image_sources', 'source_name', 'image_problem', 'loaded_image', 'channels_of', 'target_tensor', 'check_dls',
-           'target_kind', 'raw_labels', 'read_labels', 'check_classes', 'check_labels', 'probe_image', 'image_sizes',
-           'say_left_out', 'inside_itself', 'image_files', 'checked_datasets']
+           'target_kind', 'raw_labels', 'read_labels', 'vocab_of', 'check_classes', 'check_labels', 'probe_image',
+           'image_sizes', 'say_left_out', 'inside_itself', 'image_files', 'checked_datasets']
 
 # %% ../nbs/03_reading.ipynb #18525f5a
 from fastai.vision.all import *
@@ -55,8 +55,7 @@ def channels_of(
     model:nn.Module # Any network
 )->int: # `None` where it has no convolution
     "The channels that the first convolution of `model` takes"
-    conv = first(model.modules(), risinstance(nn.Conv2d))
-    return conv.in_channels if conv else None
+    return getattr(first(model.modules(), risinstance(nn.Conv2d)), 'in_channels', None)
 
 # %% ../nbs/03_reading.ipynb #73b49e9c
 def target_tensor(
@@ -102,7 +101,7 @@ def raw_labels(
         raise ValueError('data set without labels: expected a label for each image, '
                          'from a second block')
     tl = ds.tls[ds.n_inp]
-    items,(get_label,*fs) = L(tl.items, use_list=None),tl.tfms.fs
+    items,(get_label,*fs) = L(tl.items, use_list=None),tl.tfms.fs or [noop]
     steps = [*itertools.takewhile(lambda f: type(f) is Transform, fs)] # which may fill a gap
     for i in range(len(items)):
         try:
@@ -136,6 +135,13 @@ def read_labels(
     return retain_type(torch.stack(values)[which], values[0]) if values else tensor([])
 
 # %% ../nbs/03_reading.ipynb #05869766
+def vocab_of(
+    dls # Loaders
+)->list: # `None` where they have no classes
+    "The names of the classes"
+    vocab = getattr(dls, 'vocab', None)
+    return None if vocab is None else [str(o) for o in vocab]
+
 def check_classes(
     classes, # Vocabulary of a data set; `None`: it has none
     several:bool # Whether an image can have several labels, or none
@@ -182,9 +188,9 @@ def image_sizes(
     if len(files)<len(ds): return no_files
     n_workers = min(16, defaults.cpus) if len(files)>5000 else 0
     probes = list(parallel(probe_image, files, n_workers=n_workers, progress=False, chunksize=500))
-    bad = [i for i,o in enumerate(probes) if isinstance(o, str)]
-    if bad and not image_problem(ds, bad[0]): return no_files # its function reads them
-    problems = [probes[i] for i in bad]
+    problems = [o for o in probes if isinstance(o, str)]
+    # The data set's own function may read what PIL cannot
+    if problems and not image_problem(ds, probes.index(problems[0])): return no_files
     if problems and not skip_bad:
         more = f' ({len(problems)} such files)' if len(problems)>1 else ''
         raise ValueError(f'{problems[0]}{more}: repair it, or leave it out with skip_bad=True')
@@ -224,7 +230,7 @@ def image_files(
     files = L()
     for folder,names,fs in os.walk(path, followlinks=True):
         at = Path(folder)
-        if 'run.json' in fs and at!=Path(path): names[:],fs = [],[] # pictures of a run
+        if {'run.json','metrics.csv'}<={*fs} and at!=Path(path): names[:],fs = [],[] # of a run
         chosen = L(folders) if recurse and at==Path(path) else []
         below = [o for o in sorted(names) if recurse and o[0]!='.' and o in (chosen or names)]
         names[:] = [o for o in below if not inside_itself(at/o, path)]
@@ -247,13 +253,12 @@ def _check_columns(dblock, frame): # fastai would fail without saying where
             raise ValueError(f'{name}: expected a value in column {c!r}, it is missing')
 
 def _check_size(dsets, item_tfms, sizes): # of two files that differ in size
-    i,*others = {size:i for i,size in sizes.items() if size}.values() or [None]
-    if not others: return
-    j = others[0]
-    if image_problem(dsets, i) or image_problem(dsets, j): return # whoever reads it will say so
-    a,b = [tuple(Pipeline(item_tfms)(dsets[k])[0].shape) for k in (i,j)]
+    two = [*{size:i for i,size in sizes.items() if size}.values()][:2]
+    # Whoever reads a damaged image will say so
+    if len(two)<2 or any(image_problem(dsets, i) for i in two): return
+    a,b = [tuple(Pipeline(item_tfms)(dsets[i])[0].shape) for i in two]
     if a!=b:
-        names = f'{source_name(dsets, i)}, {source_name(dsets, j)}'
+        names = ', '.join(source_name(dsets, i) for i in two)
         raise ValueError(f'{names}: expected images of one size, '
                          f'they have {a} and {b}; add Resize to item_tfms')
 

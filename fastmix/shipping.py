@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from .checks import *
 from .processes import *
-from .reading import channels_of
+from .reading import channels_of, vocab_of
 from .models import *
 from .learner import MixupLearner
 
@@ -66,13 +66,12 @@ def _checked(config):
 # %% ../nbs/16_shipping.ipynb #a2898a7d
 def _build(config, weights, arch):
     "The network that `config` describes, with `weights`"
-    builder = named_arch(config.get('arch')) if arch is None else arch
+    builder = named_arch(config.get('arch')) if arch is None else deepcopy(arch)
     sizes = {k:config[k] for k in ('n_classes','n_samples','n_heads','n_in')}
     shapes = [w.shape for w in weights.values() if w.ndim>1]
     if (sizes['n_heads']*sizes['n_classes'] not in {o[0] for o in shapes}
         or sizes['n_samples']*sizes['n_in'] not in {o[1] for o in shapes}):
         raise ValueError(f'{sizes}: expected the sizes of its weights')
-    if isinstance(builder, nn.Module): builder = deepcopy(builder)
     model = make_model(builder, **sizes)
     weights = OrderedDict(weights) # with what safetensors leaves out, versions of the layers
     weights._metadata = model.state_dict()._metadata
@@ -104,18 +103,13 @@ def save_weights(self:Learner,
 )->Path: # The file
     "Save the network as safetensors that `load_weights` reads without running code"
     model = get_model(self.model)
-    heads = L(model.modules()).filter(risinstance(Heads))
-    if not heads or not isinstance(model, MultiSample):
+    if not isinstance(model, MultiSample) or not model.config['n_classes']:
         raise ValueError(f'model is a {type(getattr(model, "net", model)).__name__}: expected '
                          'a network that make_model or multi_sample_model made')
-    model.vocab,model.settings = _vocab(self.dls),settings
+    model.vocab,model.settings = vocab_of(self.dls) or model.vocab,settings
     path = _with_suffix(self.path, fname, '.safetensors')
     write_whole(path, _to_bytes(model))
     return path
-
-def _vocab(dls):
-    vocab = getattr(dls, 'vocab', None)
-    return None if vocab is None else [str(o) for o in vocab]
 
 def _with_suffix(folder, fname, suffix):
     "`fname` in `folder`, with `suffix` added, where it lacks it; its folder is made"
@@ -173,7 +167,8 @@ def export_onnx(self:Learner,
     shape = self.dls.valid.one_batch()[0].shape[1:] if len(self.dls.valid_ds) else None
     path = _with_suffix(self.path, fname, '.onnx')
     with _one_error(path): program = _onnx_program(model, n, shape)
-    config = dict(getattr(model, 'config', {'n_samples': n}), vocab=_vocab(self.dls))
+    config = model.config if isinstance(model, MultiSample) else {'n_samples': n}
+    config = dict(config, vocab=vocab_of(self.dls))
     program.model.metadata_props.update({k:json.dumps(v, default=str) for k,v in config.items()})
     write_whole(path, program.model_proto.SerializeToString())
     return path

@@ -74,16 +74,14 @@ def show_slots(
     return ctx
 
 # %% ../nbs/15_show.ipynb #1cb05d35
-def _slot_grid(m, n, lines, nrows=None, ncols=None, figsize=None): # for `m` mixtures of `n` images
-    if ncols is None: ncols = math.ceil(m/nrows) if nrows else min(m, max(1, 8//n))
-    nrows = ifnone(nrows, math.ceil(m/ncols))
-    figsize = ifnone(figsize, (1.5*n*ncols, (1.5+.2*lines)*nrows))
-    return get_grid(m, nrows, ncols, figsize=figsize)
-
 def _show(n, samples, outs=None, losses=None, ctxs=None, max_n=None,
           nrows=None, ncols=None, figsize=None, **kwargs):
     m,lines = len(samples),1 + (outs is not None) + (losses is not None)
-    if ctxs is None: ctxs = _slot_grid(m, n, lines, nrows, ncols, figsize)
+    if ctxs is None:
+        if ncols is None: ncols = math.ceil(m/nrows) if nrows else min(m, max(1, 8//n))
+        nrows = ifnone(nrows, math.ceil(m/ncols))
+        figsize = ifnone(figsize, (1.5*n*ncols, (1.5+.2*lines)*nrows))
+        ctxs = get_grid(m, nrows, ncols, figsize=figsize)
     both = zip(samples, ifnone(outs, [None]*m), ifnone(losses, [None]*m), ctxs)
     axs = [show_slots(s[:n], s[n:], out, loss, ctx, **kwargs) for s,out,loss,ctx in both]
     if outs is None: return
@@ -110,10 +108,9 @@ def show_batch(self:Learner, **kwargs):
 # %% ../nbs/15_show.ipynb #1f5afdd2
 def _name(y, vocab): # of one sample's target: a class, several of them, or numbers
     if y.ndim>1: return f'{[*y.shape]}' # a mask
-    if vocab is None or (y.ndim==0 and y.is_floating_point()) or y.shape not in ((),(len(vocab),)):
-        return _numbers(y)
-    if y.ndim==0: return str(vocab[int(y)])
-    return ', '.join(str(o) for o,on in zip(vocab, y) if on)
+    if vocab is None: return _numbers(y)
+    if y.shape==(len(vocab),): return ', '.join(str(o) for o,on in zip(vocab, y) if on)
+    return _numbers(y) if y.ndim or y.is_floating_point() else str(vocab[int(y)])
 
 def _percent(w, i, n): # weights of mixture `i` in words
     if w is None: return ['']*n
@@ -168,9 +165,8 @@ def show_mixed(self:Learner,
     rules = [rule for cb in self.cbs for rule in getattr(cb, 'rules', [cb])]
     cb = first(rules, lambda o: hasattr(type(o), 'mix_batch'))
     if cb is None: raise ValueError('no mixing callback: expected one such as Mixup()')
-    was,self.training = self.training,True
-    try: pics,mixed = _mixture_pictures(self, cb, seed)
-    finally: self.training = was
+    with contextmanager(replacing_yield)(self, 'training', True):
+        pics,mixed = _mixture_pictures(self, cb, seed)
     rows,cols = min(max_n, len(pics[0])),len(pics)
     vocab = getattr(self.dls, 'vocab', None)
     if isinstance(first(L(vocab)), CategoryMap): vocab = vocab[0] # of the first target

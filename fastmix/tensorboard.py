@@ -16,10 +16,8 @@ from .processes import *
 class SlotsTensorBoardCallback(TensorBoardCallback):
     "fastai's `TensorBoardCallback` for networks of one or several slots"
     def before_fit(self):
-        trace,self.trace_model = self.trace_model,False
-        super().before_fit()
-        self.trace_model = trace
-        if not self.run or not trace: return
+        with contextmanager(replacing_yield)(self, 'trace_model', False): super().before_fit()
+        if not self.run or not self.trace_model: return
         m = deepcopy(get_model(self.model)).eval() # the copy is not compiled
         x = unwrap_dl(self.dls.train).one_batch()[0][:2]
         with torch.no_grad(), warnings.catch_warnings():
@@ -28,9 +26,8 @@ class SlotsTensorBoardCallback(TensorBoardCallback):
 
     def after_batch(self):
         if not self.training: return
-        self.writer.add_scalar('train_loss', self.smooth_loss, self.train_iter)
         hypers = {f'{k}_{i}':v for i,h in enumerate(self.opt.hypers) for k,v in h.items()}
-        for k,v in hypers.items():
+        for k,v in dict(hypers, train_loss=self.smooth_loss).items():
             if v is not None: self.writer.add_scalar(k, v, self.train_iter)
 
 # %% ../nbs/17_tensorboard.ipynb #321ddeea

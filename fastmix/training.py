@@ -37,7 +37,7 @@ def optimizer_and_rate(
     model:nn.Module, # A network
     kind:str, # From `target_kind`
     opt_func=None, # An optimizer; `None`: `default_optimizer`
-    lr:float=None # Initial rate; `None`: .1 for the paper's optimizer, else fastai's .001
+    lr:float=None # Initial rate, or a slice; `None`: .1 for the paper's optimizer, else .001
 )->tuple: # Optimizer, rate, and whether it is the paper's optimizer
     "What a network is trained with, where nothing else is given"
     opt_func = ifnone(opt_func, default_optimizer(model, kind))
@@ -47,7 +47,8 @@ def optimizer_and_rate(
         raise ValueError(f"opt_func={made.__name__} of PyTorch: expected fastai's, or "
                          f'partial(OptimWrapper, opt=torch.optim.{made.__name__})')
     paper,on_gpu = is_paper(opt_func),next(model.parameters()).is_cuda
-    lr = check_number('lr', ifnone(lr, .1 if paper else defaults.lr), 0)
+    lr = ifnone(lr, .1 if paper else defaults.lr)
+    if made is OptimWrapper or not isinstance(lr, slice): check_number('lr', lr, 0)
     return partial(opt_func, fused=True) if paper and on_gpu else opt_func,lr,paper
 
 # %% ../nbs/07_training.ipynb #aa3d5163
@@ -128,29 +129,23 @@ class DevicePrecision(MixedPrecision):
     leave_fit = MixedPrecision.after_fit # an interrupted step's scaler does not pickle
 
     def settings(self): return dict(amp_mode=AMPMode(self.amp_mode).value)
-
     def before_batch(self): self.entered.enter_context(self.autocast)
-    def after_loss(self): self.leave_batch()
+    def leave_batch(self): self.entered.close() # ends autocast, if the batch began it
+    after_loss = leave_batch
 
-    def leave_batch(self):
-        "End autocast, if the batch began it"
-        self.entered.close()
+    def before_fit(self):
+        # A validation amid a fit, which goes on; or after one that could not begin
+        self.amid = self.learn.lock.locked() and self.autocast is not None
+        if self.amid: return
+        device = _device(self.dls.device).type
+        half = AMPMode(self.amp_mode)==AMPMode.FP16
+        self.autocast = torch.autocast(device, torch.float16 if half else torch.bfloat16)
+        self.learn.scaler = torch.GradScaler(device, **{**self.kwargs, 'enabled': half})
+        self.scales,self.entered = L(),ExitStack()
 
-# %% ../nbs/07_training.ipynb #51e4938f
-@patch
-def before_fit(self:DevicePrecision):
-    self.amid = self.autocast is not None # a validation amid a fit, which then goes on
-    if self.amid: return
-    device = _device(self.dls.device).type
-    half = AMPMode(self.amp_mode)==AMPMode.FP16
-    self.autocast = torch.autocast(device, torch.float16 if half else torch.bfloat16)
-    self.learn.scaler = torch.GradScaler(device, **{**self.kwargs, 'enabled': half})
-    self.scales,self.entered = L(),ExitStack()
-
-@patch
-def after_fit(self:DevicePrecision):
-    if not self.amid: MixedPrecision.after_fit(self)
-    self.amid = False
+    def after_fit(self):
+        if not self.amid: super().after_fit()
+        self.amid = False
 
 # %% ../nbs/07_training.ipynb #ba687023
 def has_fast_bf16(
@@ -211,11 +206,10 @@ class LossWatch(Callback):
     every = 50 # batches between two checks on a GPU
 
     def before_fit(self):
-        self.run = hasattr(self.learn, 'recorder') # which a user may have removed
+        self.run,self.start = hasattr(self.learn, 'recorder'),0 # unless it was removed
         if not self.run: return
-        self.start,old = 0,self.recorder.smooth_loss
-        if isinstance(old, SmoothLoss): return
-        vars(self.recorder)['smooth_loss'] = SmoothLoss(old.beta) # of the recorder, not the learner
+        smooth = SmoothLoss(self.recorder.smooth_loss.beta)
+        vars(self.recorder)['smooth_loss'] = smooth # of the recorder, not the learner
 
     def before_train(self): self.start = len(self.recorder.losses)
 
@@ -234,16 +228,13 @@ class LossWatch(Callback):
 def check_finite(self:LossWatch):
     "Check the smoothed loss"
     self.shown = self.recorder.losses[-1].cpu()
-    if hasattr(self.learn, 'lr_finder'): return
-    if not torch.isfinite(self.shown): raise FloatingPointError(_problem(self))
-
-def _problem(watch):
-    losses = watch.recorder.losses[watch.start:]
+    if hasattr(self.learn, 'lr_finder') or torch.isfinite(self.shown): return
+    losses = self.recorder.losses[self.start:]
     i = next(i for i,l in enumerate(losses) if not torch.isfinite(l))
-    lr = watch.recorder.lrs[watch.start+i]
-    msg = f'the loss is not finite since epoch {watch.epoch}, batch {i}, learning rate {lr:g}'
-    last = nested_attr(watch, 'learn.checkpoint.last')
-    return f'{msg}; the last good checkpoint is {last}' if last else msg
+    lr = self.recorder.lrs[self.start+i]
+    msg = f'the loss is not finite since epoch {self.epoch}, batch {i}, learning rate {lr:g}'
+    last = nested_attr(self, 'learn.checkpoint.last')
+    raise FloatingPointError(f'{msg}; the last good checkpoint is {last}' if last else msg)
 
 @patch
 def leave_batches(self:LossWatch):

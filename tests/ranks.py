@@ -17,7 +17,8 @@ def dblock(n_valid, **kwargs):
 
 def loaders(kind, bs, n_valid):
     "45 training digits, and a number of validation digits that two processes cannot share evenly"
-    if kind=='ordinary': return DataBlock(**dblock(n_valid)).dataloaders(None, bs=bs, num_workers=0)
+    kw = dict(bs=bs, num_workers=0, val_drop_last=kind=='dropped') # what fills no step of all processes
+    if kind in ('ordinary','dropped'): return DataBlock(**dblock(n_valid)).dataloaders(None, **kw)
     dls = MultiSampleDataBlock(**dblock(n_valid)).dataloaders(None, bs=bs, num_workers=1 if kind=='pairs' else 0)
     return in_memory(dls) if kind=='memory' else dls
 
@@ -82,7 +83,8 @@ def alone(bs):
         learn.load('loaded')
         learn.remove_cb(Recorder)
         with learn.distrib_ctx(): learn.fit(1)
-        with learn.distrib_ctx(): res['nested'] = refused(lambda: learn.distrib_ctx().__enter__())
+        with learn.distrib_ctx(): # which goes on after the one within it was refused
+            res['nested'],res['outer'] = refused(lambda: learn.distrib_ctx().__enter__()),hasattr(learn, 'distributed_trainer')
     many = mixup_c_learner(loaders('ordinary', bs, 17), n_samples=2, arch=network(2), cbs=[MixupC(repeats=2), Rows()])
     many.remove_cb(ProgressCallback)
     with many.no_logging(), many.distrib_ctx(): many.fit(1)
@@ -137,7 +139,7 @@ def sync_bn(bs):
         except SystemExit as e: return said.getvalue(),e.code,list(Path().glob('no_folder_*'))
 
 def everything(bs):
-    res = {f'{k} {n}': train(k, bs, n) for k in ('pairs','memory','ordinary') for n in (23,17)}
+    res = {f'{k} {n}': train(k, bs, n) for k in ('pairs','memory','ordinary','dropped') for n in (23,17)}
     if num_distrib()<2: return res
     made = dict(draws=draws, alone=alone, pairs=pairs, spoiled=spoiled, drawn=drawn, too_large=too_large,
                 other_split=other_split)

@@ -5,8 +5,8 @@ from fastai.vision.all import *
 from fastai.callback.all import *
 from fastmix.all import *
 from tests.names import plain
-from fastmix.core import box_mask, how_partners, keyed_rng
-from fastmix.callback import _random_labels
+from fastmix.core import box_mask, draw_weights, fade, how_partners, keyed_rng
+from fastmix.callback import Mix, _random_labels
 from fastmix.losses import mixed_loss, unreduced
 from functools import partial
 from hypothesis import given, settings, strategies as st
@@ -1082,3 +1082,29 @@ def test_a_batch_whose_first_losses_are_all_zero(permuted):
     want = ((1-lam)*nn.MultiMarginLoss(reduction='none')(p, y.roll(1))).mean()
     got = mixed_loss(loss, p, [(y,),(y.roll(1),)], torch.stack([lam,1-lam], 1), permuted=permuted)
     assert loss(p, y)==0 and torch.allclose(got, want)
+
+def test_rules_given_as_classes():
+    rule = MixChoice(Mixup, CutMixup(.3), None, seed=0)
+    assert [type(r) for r in rule.rules]==[Mixup,CutMixup,type(None)]
+    learner(rule).fit(1)
+
+def test_a_function_of_a_number_is_no_distribution():
+    with pytest.raises(ValueError, match=r'<lambda>\(\(5,\)\): expected one of a shape, full'): draw_weights(lambda n: torch.full((n,), .7), 5)
+
+@pytest.mark.parametrize('l', [False, '', []], ids=repr)
+def test_weights_of_labels_that_are_none(l):
+    with pytest.raises(ValueError, match='l=.*: expected'): Mix(.5, l)
+    assert Mix(.5).l_dist is None and Mix(.5, 0.).l_dist==0
+
+def test_partners_are_chosen_where_the_slots_are_filled():
+    "By the loaders, where they give pairs"
+    learn = mixup_c_learner(digits_dls(2, size=8), arch=partial(cifar_resnet, 8), cbs=MixupC(partner='other_class'))
+    learn.remove_cb(ProgressCallback)
+    with pytest.raises(ValueError, match="partner='other_class': expected 'any', as the loaders have theirs"): learn.fit(1)
+
+def curve(p): return p
+def test_settings_name_functions_wherever_they_stand():
+    "Without an address, by which a resumed run would differ"
+    def ramp(epoch, n_epoch, curve): return curve(epoch/n_epoch)
+    assert Mixup(when=partial(ramp, curve=curve)).settings()['when']=="ramp((), {'curve': 'curve'})"
+    assert Mixup(when=partial(fade, start=.5)).settings()['when']=="fade((), {'start': 0.5})"

@@ -2,7 +2,7 @@
 import inspect, json, os, shutil, signal, subprocess, sys
 import pytest
 from fastai.vision.all import Image, NoneType, Path, PILImage, first, load_learner, noop, pd, torch
-from fastmix.all import Mixup, MixupX, MixupL, MixupXL, SamplePairing, MixupC, MixChoice, digits_dls
+from fastmix.all import Mixup, MixupX, MixupL, MixupXL, SamplePairing, MixupC, MixChoice, digits_dls, load_weights
 from fastmix import cli
 from fastmix.datasets import digit_image
 from fastmix.reading import image_files
@@ -46,7 +46,6 @@ def refused(capsys, *args):
     (['--data','/nowhere'], "data='/nowhere': expected 'digits', 'cifar10' or a folder of images"),
     (['--epochs','0'], 'epochs=0: expected'), (['--epochs','two'], 'two'),
     (['--bs','0'], 'bs=0: expected'), (['--n-samples','0'], 'n_samples=0: expected'),
-    (['--method','mixup','--n-samples','1'], 'n_samples=1: expected'),
     (['--lr','-1'], 'lr=-1.0: expected'), (['--lr','inf'], 'lr=inf: expected'),
     (['--seed','-1'], 'seed=-1: expected'),
     (['--seed','4294967296'], 'expected a whole number in 0..4294967295'),
@@ -142,6 +141,14 @@ def test_network_size_and_seed_are_those_asked_for():
 def test_methods(method, no_pictures, capsys):
     assert status(*tiny, '--epochs', 1, '--method', method, '--n-samples', 3, '--out', 'out')==0
     assert pd.read_csv('out/metrics.csv').accuracy.between(0, 1).all()
+
+@pytest.mark.parametrize('method', cli.choices['method'])
+def test_one_sample(method, no_pictures):
+    "Nothing is mixed then, whatever the method: all come to the same network"
+    assert status(*tiny, '--epochs', 1, '--method', method, '--n-samples', 1, '--out', 'out')==0
+    assert status(*tiny, '--epochs', 1, '--method', 'erm', '--out', 'erm')==0
+    nets = [load_weights(f'{o}/model').state_dict() for o in ('out','erm')]
+    assert nets[0].keys()==nets[1].keys() and all(torch.equal(v, nets[1][k]) for k,v in nets[0].items())
 
 def test_advice(no_pictures, capsys):
     "What a long training is told can be typed, and is not told again"

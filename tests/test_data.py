@@ -8,7 +8,7 @@ from fastmix import datasets, memory
 from fastmix.distributed import RankTrainer, end_distributed, samples_digest
 from fastmix.resuming import data_digest
 from types import SimpleNamespace
-from fastmix.reading import image_files
+from fastmix.reading import image_files, raw_labels
 
 for o in [o for o in dir() if o.startswith('test')]: del globals()[o] # fastcore's, which pytest would take for tests
 
@@ -648,7 +648,7 @@ def test_cifar_lists_its_files_alike_everywhere(tmp_path, monkeypatch):
     (tmp_path/'train'/'.ipynb_checkpoints').mkdir()
     res = []
     for order in (1,-1):
-        monkeypatch.setattr('fastmix.datasets.get_image_files', lambda p: get_image_files(p).sorted()[::order])
+        monkeypatch.setattr('fastmix.datasets.get_image_files', lambda p, **kw: get_image_files(p, **kw).sorted()[::order])
         dls = cifar_dls(n_samples=1, bs=10, path=tmp_path, device='cpu', num_workers=0)
         res.append([o.relative_to(tmp_path) for o in dls.valid_ds.items])
         assert all(len(b[1].unique())>1 for b in dls.valid)
@@ -955,3 +955,22 @@ def test_the_cache_leaves_links_and_folders_alone(path, tmp_path):
         if f.is_file() and not f.is_symlink(): f.unlink() # so that all names are tried
     assert torch.equal(in_memory(make(path), cache=folder).valid.one_batch()[0], want)
     assert target.read_bytes()==b'of somebody' and link.is_symlink() and tmp.is_symlink() and inner.is_dir()
+
+def test_other_folders_of_cifar_are_left_alone(tmp_path):
+    for o in ('train','test','valid'): write(tmp_path/o)
+    shutil.copy(get_image_files(tmp_path)[0], tmp_path/'preview.png')
+    dls = cifar_dls(1, bs=2, path=tmp_path, num_workers=0, device='cpu')
+    assert {o.parts[-3] for o in dls.train_ds.items}=={'train'} and {o.parts[-3] for o in dls.valid_ds.items}=={'test'}
+
+def test_items_follow_the_seed_of_the_pairs(path):
+    dl = make(path).valid
+    was = dl.items
+    dl.pair_seed = 1
+    list(dl)
+    items = L(dl.dataset.items)
+    assert dl.items!=was and [tuple(o) for o in dl.items]==[(items[i],items[j]) for i,j in dl.pair_idx.T.tolist()]
+
+def test_labels_without_transforms():
+    "As the items themselves are labels"
+    ds = Datasets(list(range(4)), [[noop],[]])
+    assert list(raw_labels(ds))==[0,1,2,3]

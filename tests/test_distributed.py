@@ -30,7 +30,7 @@ def ran(tmp_path_factory):
     said = ''.join((out/f'rank-{i}.log').read_text() for i in (0,1))
     return load('one'),[load(f'rank{i}') for i in (0,1)],said
 
-kinds = [f'{k} {n}' for k in ('pairs','memory','ordinary') for n in (23,17)]
+kinds = [f'{k} {n}' for k in ('pairs','memory','ordinary','dropped') for n in (23,17)]
 
 @pytest.mark.parametrize('kind', kinds)
 def test_two_processes_train_as_one(ran, kind):
@@ -56,7 +56,7 @@ def test_what_one_process_alone_would_get_wrong(ran):
     a,b = (r['alone'] for r in ran[1])
     assert a==b and a['metrics'][0]==pytest.approx(a['metrics'][1]) and a['rows']==16
     assert a['lr_find'].endswith('lr_find on several processes: expected before distrib_ctx, in one')
-    assert a['nested']=='distrib_ctx: expected no other around it'
+    assert a['nested']=='distrib_ctx: expected no other around it' and a['outer']
 
 def test_an_error_in_one_process_ends_a_prediction(tmp_path):
     "fastai ends `validate` with `after_epoch`, in which the process would wait for the others"

@@ -695,9 +695,9 @@ def test_the_findings_speak_of_these_verdicts():
                       fig1='+-+?' '+-++' '--?-', gradient='??', recipe='p+?',
                       throughput='+??0?', two_heads='????????0????????+?0')
 
-@pytest.mark.parametrize('claim', report.findings)
-def test_a_finding_begins_with_two_sentences(claim):
-    assert len(re.findall(r'\.( [A-Z]|$)', report.findings[claim].split('\n\n')[0]))==2
+@pytest.mark.parametrize('finding', [*report.findings.values(), backbone.finding], ids=[*report.findings, 'backbone'])
+def test_a_finding_begins_with_two_sentences(finding):
+    assert len(re.findall(r'\.( [A-Z]|$)', finding.split('\n\n')[0]))==2
 
 def test_two_seeds_decide_nothing():
     f = lambda t: dict(single_acc=.5, tuned_acc=.6+noise(t))

@@ -547,6 +547,22 @@ def test_predictions_under_a_loss_of_ones_own(tmp_path, loss):
     assert_close(losses[0], by_hand.detach())
     assert learn.validate()[0]==pytest.approx(by_hand.mean().item())
     same(learn.predict_same(digit_image(1))[2], plain.predict_same(digit_image(1))[2])
+    for i in (0,1): assert_close(learn.interpret(i)[[0,3]][1], expect[[0,3],i])
+
+def cross_entropy_of_ones_own(pred, y, reduction='mean'): return F.cross_entropy(pred, y, reduction=reduction)
+
+def test_interpretation_under_a_loss_of_ones_own(tmp_path):
+    "Which says nothing about what its predictions mean: the targets do"
+    learn,plain = make('pairs', tmp_path, loss_func=cross_entropy_of_ones_own),make('pairs', tmp_path)
+    for a,b in zip(learn.interpret(1)[[0,3]], plain.interpret(1)[[0,3]]): assert_close(a, b)
+
+def test_items_of_a_data_frame(tmp_path):
+    "As fastai returns them: the rows"
+    df = pd.DataFrame(dict(i=range(40), label=[digit_label(i) for i in range(40)]))
+    block = DataBlock((ImageBlock(PILImageBW),CategoryBlock(vocab=vocab)), get_x=lambda row: digit_image(row.i), get_y=ColReader('label'), splitter=IndexSplitter(range(30,40)))
+    learn = quiet(mixup_learner(block.dataloaders(df, bs=8, num_workers=0, path=tmp_path), arch=tiny))
+    _,idx,rows = learn.interpret().top_losses(3, items=True)
+    assert isinstance(rows, pd.DataFrame) and rows.i.tolist()==[30+int(k) for k in idx]
 
 def test_a_shuffled_loader_is_judged_in_order(tmp_path):
     "The losses are those of the pairs that are shown, and all passes see the same pairs"
@@ -654,8 +670,16 @@ def test_a_rate_that_is_a_slice(tmp_path):
     learn = quiet(vision_learner(tiny_dls('ordinary', tmp_path), tv.resnet18, n_in=1, pretrained=False, lr=slice(1e-5,1e-3), cbs=Mixup()))
     with pytest.raises(ValueError, match=r'lr=None: expected a rate, as the learner has slice'): learn.fine_tune_single(1)
     assert hasattr(learn, 'mixup') # nothing was changed
+    with pytest.raises(ValueError, match='lr=-1: expected a number of at least 0'): learn.fine_tune_single(1, lr=-1)
+    assert hasattr(learn, 'mixup')
     learn.fine_tune_single(1, lr=slice(1e-5,1e-4))
     assert not hasattr(learn, 'mixup')
+    for opt_func in (nesterov_sgd, partial(OptimWrapper, opt=torch.optim.Adam)): # PyTorch's take one rate
+        with pytest.raises(ValueError, match='lr=slice.*: expected a number of at least 0'): mixup_learner(tiny_dls('ordinary', tmp_path), arch=tiny, lr=slice(1e-3,.1), opt_func=opt_func)
+    one = learn.to_single(opt_func=Adam)
+    assert one.lr==learn.lr==slice(1e-5,1e-3)
+    quiet(one).fit(1)
+    assert one.opt.hypers[0]['lr']<one.opt.hypers[-1]['lr']
 
 class Stream(torch.utils.data.IterableDataset):
     def __iter__(self): return iter([(torch.ones(4),tensor(i%2)) for i in range(8)])
@@ -870,6 +894,10 @@ def test_loaders_that_are_refused():
     foreign = DataLoaders(dl, dl)
     foreign.c = 3
     with pytest.raises(ValueError, match='loaders: DataLoader: expected those of fastai'): mixup_learner(foreign)
+    unknown = DataLoaders.from_dsets(*[torch.utils.data.TensorDataset(torch.rand(20,1,8,8), torch.zeros(20).long())]*2, bs=8, num_workers=0)
+    with pytest.raises(ValueError, match='dls.c: expected the number of classes'): mixup_learner(unknown, arch=tiny, metrics=accuracy)
+    for make_one in (mixup_learner, mixup_c_learner):
+        with pytest.raises(ValueError, match='dls=3: expected'): make_one(3, metrics=accuracy)
     alone = MultiSampleDataLoaders(digits_dls(1, size=8).train)
     with pytest.raises(ValueError, match='validation set: expected at least one image'): mixup_learner(alone)
 

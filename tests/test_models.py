@@ -96,11 +96,18 @@ def test_one_block_by_hand(): # option A: every second pixel, channels padded wi
 
 @pytest.mark.parametrize('kw,msg', [(dict(n_samples=0), 'n_samples=0: expected a whole number of at least 1'),
     (dict(n_samples=1.5), 'n_samples=1.5: expected a whole number'), (dict(n_samples=2, n_heads=3), 'n_heads=3: expected 1 or n_samples=2'),
+    (dict(n_samples=2, n_heads=2.), 'n_heads=2.0: expected a whole number'), (dict(n_heads=True), 'n_heads=True: expected a whole number'),
     (dict(n_classes=0), 'n_classes=0'), (dict(n_in=0), 'n_in=0')])
 def test_refused_settings(kw, msg):
     with pytest.raises(ValueError, match=msg): resnet20(**kw)
     if 'n_in' not in kw:
         with pytest.raises(ValueError, match=msg): multi_sample_model(tv.resnet18(), **{'n_samples': 2, 'n_classes': 3, **kw})
+
+@pytest.mark.parametrize('f', [resnet20, resnet32, resnet44, resnet56, resnet110])
+def test_arguments_by_position(f):
+    depth = int(f.__name__[6:])
+    a,b = f(7, 2, 1, 4, 2),cifar_resnet(depth, n_classes=7, n_samples=2, n_heads=1, n_in=4, width=2)
+    assert str(a)==str(b) and a.config==b.config and a.arch==f'fastmix/resnet{depth}x2'
 
 def test_refused_depth_and_images():
     with pytest.raises(ValueError, match=r'depth=21: expected 6m\+2'): cifar_resnet(21)

@@ -5,6 +5,7 @@ from fastai.vision.all import *
 from sklearn.datasets import load_sample_images
 from fastmix.all import *
 from fastmix import reading
+from fastmix.reading import image_files
 
 for o in [o for o in dir() if o.startswith('test')]: del globals()[o] # fastcore's, which pytest would take for tests
 
@@ -133,3 +134,10 @@ def test_every_factory_method_gives_pairs(pets):
                 C.from_path_re(pets, files, r'(\w+)_\d+.jpg$', **kw), C.from_df(df, pets, **kw), C.from_csv(pets, **kw),
                 C.from_lists(pets, files, df.label.tolist(), **kw)):
         assert type(dls) is MultiSampleDataLoaders and len(dls.one_batch())==4 and len(dls.valid.one_batch())==4 and dls.c==2
+
+def test_a_folder_of_a_run_is_known_by_both_of_its_files(tmp_path):
+    for o in ('a','b','c'):
+        (tmp_path/o).mkdir()
+        Image.new('RGB', (4,4)).save(tmp_path/o/'1.png')
+    for o in ('a/run.json','a/metrics.csv','b/run.json'): (tmp_path/o).touch()
+    assert [o.parent.name for o in image_files(tmp_path)]==['b','c']

@@ -14,12 +14,14 @@ from fastai.basics import (SGD, Adam, Lamb, RMSProp, Callback, CategoryMap, Cros
                            nn, noop, params, set_seed, torch)
 import fastai.callback.schedule
 from fastai.callback.progress import ProgressCallback, ShowGraphCallback
-from fastai.vision.all import F1Score, Resize, TensorImage, Transform, aug_transforms, pd
+from fastai.vision.all import (CancelEpochException, CategoryBlock, DataBlock, F1Score, ImageBlock, IndexSplitter, PILImageBW, Resize, TensorImage,
+                               Transform, aug_transforms, pd)
 import numpy as np
 from PIL import Image
 from fastmix.all import (MixupC, Mixup, MixupLearner, MixupX, MultiSample, MultiSampleDataLoaders,
                          StepDecay, cifar_resnet, digits_dls, in_memory, mixup_c_learner,
                          mixup_learner, nesterov_sgd)
+from fastmix.datasets import digit_image, digit_label
 from fastmix.processes import lock_folder, write_whole
 from fastmix.resuming import Checkpoint, RunLog, data_digest, generators, load_checkpoint, load_opt
 
@@ -689,6 +691,41 @@ def test_a_log_of_a_metric_of_several_numbers(tmp_path):
     assert len(table)==2 and all(len(json.loads(v))==10 for v in table.f1_score)
     fit('b', stop=1)
     assert fit('b', resume=True).read_bytes()==fit('a2').read_bytes()
+
+def test_a_log_of_a_metric_that_is_a_tensor(tmp_path):
+    def both(pred, y): return torch.stack([accuracy(pred, y), 1-accuracy(pred, y)])
+    small_learner(tmp_path/'a', epochs=2, metrics=both, cbs=[RunLog(tmp_path/'log', {})])
+    table = pd.read_csv(tmp_path/'log'/'metrics.csv')
+    assert table.epoch.tolist()==[0,1] and all(sum(json.loads(v))==pytest.approx(1) for v in table.both)
+
+def test_a_log_is_not_finished_by_a_validation_amid_the_fit(tmp_path):
+    states = []
+    def state(): return json.loads((tmp_path/'log'/'run.json').read_text())['state']
+    class Look(Callback):
+        order = 70
+        def after_train(self):
+            self.learn.validate()
+            states.append(state())
+    small_learner(tmp_path/'a', epochs=2, cbs=[RunLog(tmp_path/'log', {}), Look()])
+    assert states==['running','running'] and state()=='finished'
+
+def test_an_epoch_that_is_left_out(tmp_path):
+    "The checkpoint before it stays as it is"
+    class Skip(Callback):
+        order = 60
+        def before_epoch(self):
+            if self.epoch==2: raise CancelEpochException
+    whole = small_learner(tmp_path/'a', cbs=[Skip()])
+    small_learner(tmp_path/'b', stop=3, cbs=[Skip()])
+    assert numbers(tmp_path/'b')==['00000','00001']
+    resumed = small_learner(tmp_path/'b', resume=True, cbs=[Skip()])
+    assert torch.equal(flat(whole), flat(resumed)) and len(whole.recorder.values)==len(resumed.recorder.values)
+
+def test_items_that_are_long_texts():
+    "Longer than the name of any file: images as text, say, which a function opens"
+    block = DataBlock((ImageBlock(PILImageBW),CategoryBlock), get_x=lambda s: digit_image(len(s)-300), get_y=lambda s: digit_label(len(s)-300), splitter=IndexSplitter([0]))
+    digests = [data_digest(block.dataloaders(['x'*i for i in range(300,n)], bs=8, num_workers=0).train) for n in (330,330,331)]
+    assert digests[0]==digests[1]!=digests[2]
 
 def test_a_log_leaves_other_files_alone(tmp_path):
     (tmp_path/'metrics.csv').write_text('mine')

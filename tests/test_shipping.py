@@ -1,5 +1,6 @@
 "A network in a file, in the Hub's format and as ONNX: the same answers everywhere, and no code of a file is run"
 import json, os, pickle
+from types import SimpleNamespace
 import pytest, torch, torchvision.models as tv
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
@@ -215,7 +216,8 @@ def files(folder): return sorted(p.name for p in folder.iterdir())
 def test_a_folder_for_the_hub(tmp_path):
     learn = make(tmp_path, n_heads=1)
     learn.save_weights(seed=3)
-    learn.model.save_pretrained(tmp_path/'net')
+    learn.model.save_pretrained(tmp_path/'net') # its classes came from the learner's loaders
+    assert MultiSample.from_pretrained(tmp_path/'net').vocab==vocab
     assert files(tmp_path/'net')==['README.md','config.json','model.safetensors']
     m,xs = MultiSample.from_pretrained(tmp_path/'net'),torch.randn(2,3,1,8,8)
     assert torch.equal(m(*xs), by_hand(learn, *xs)) and not m.training
@@ -344,3 +346,12 @@ def test_what_the_network_sees_is_the_weighed_image(tmp_path):
     learn.fit(1)
     for training,w,x in seen: assert_close(x, w if training else torch.full_like(x, .5))
     assert {o[0] for o in seen}=={True,False} and ((seen[0][1]-.5).abs()>.01).any()
+
+def test_onnx_of_a_network_with_a_config_of_its_own(tmp_path):
+    "As those of Hugging Face have one, which is no dict"
+    learn = single(tmp_path)
+    net = nn.Sequential(nn.Conv2d(1,4,3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4,10))
+    net.config = SimpleNamespace(hidden_size=4)
+    learn.model = net
+    config = onnx_config(learn.export_onnx('own'))
+    assert config['n_samples']==1 and config['vocab']==vocab

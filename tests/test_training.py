@@ -137,6 +137,20 @@ def test_a_validation_amid_a_fit_in_half_precision(data, mode):
         assert half.autocast is None
     assert len(look.rates)==6
 
+class Refuse(Callback):
+    order = 80
+    def before_fit(self): raise RuntimeError('not now')
+
+@pytest.mark.parametrize('mode', ['bf16','fp16'])
+def test_a_fit_after_one_that_could_not_begin(data, mode):
+    "Begins and ends as any other"
+    half = DevicePrecision(mode)
+    learn = line(data, cbs=half)
+    with pytest.raises(RuntimeError, match='not now'): learn.fit(1, lr=.01, cbs=Refuse())
+    assert half.autocast is not None
+    learn.fit(1, lr=.01)
+    assert half.autocast is None and learn.scaler is None
+
 def test_schedule_after_resuming(data, tmp_path):
     class Kill(Callback):
         def before_epoch(self):
