@@ -142,13 +142,14 @@ def test_methods(method, no_pictures, capsys):
     assert status(*tiny, '--epochs', 1, '--method', method, '--n-samples', 3, '--out', 'out')==0
     assert pd.read_csv('out/metrics.csv').accuracy.between(0, 1).all()
 
-@pytest.mark.parametrize('method', cli.choices['method'])
-def test_one_sample(method, no_pictures):
+def test_one_sample(no_pictures):
     "Nothing is mixed then, whatever the method: all come to the same network"
-    assert status(*tiny, '--epochs', 1, '--method', method, '--n-samples', 1, '--out', 'out')==0
-    assert status(*tiny, '--epochs', 1, '--method', 'erm', '--out', 'erm')==0
-    nets = [load_weights(f'{o}/model').state_dict() for o in ('out','erm')]
-    assert nets[0].keys()==nets[1].keys() and all(torch.equal(v, nets[1][k]) for k,v in nets[0].items())
+    methods,nets = cli.choices['method'],[]
+    for o in methods:
+        assert status(*tiny, '--epochs', 1, '--method', o, '--n-samples', 1, '--out', o)==0
+        nets.append(load_weights(f'{o}/model').state_dict())
+    for o,net in zip(methods, nets):
+        assert net.keys()==nets[0].keys() and all(torch.equal(v, nets[0][k]) for k,v in net.items()), o
 
 def test_advice(no_pictures, capsys):
     "What a long training is told can be typed, and is not told again"
