@@ -139,7 +139,7 @@ def check_loader_args(
 ):
     "Refuse unknown keywords, and values that no loader can have"
     # Ours, fastai's, and `shuffled`, as its `tta` spells it
-    known = {*inspect.signature(MultiSampleDL).parameters,
+    known = {*_own, *inspect.signature(TfmdDL).parameters,
              *inspect.signature(FilteredBase.dataloaders).parameters, 'shuffled'}
     check_keywords(kwargs, known, 'the loaders')
     for k,lo in dict(bs=1, val_bs=1, num_workers=0, n_samples=1, pair_seed=0).items():

@@ -27,7 +27,7 @@ class SlotsTensorBoardCallback(TensorBoardCallback):
     def after_batch(self):
         if not self.training: return
         hypers = {f'{k}_{i}':v for i,h in enumerate(self.opt.hypers) for k,v in h.items()}
-        for k,v in dict(hypers, train_loss=self.smooth_loss).items():
+        for k,v in dict(train_loss=self.smooth_loss, **hypers).items():
             if v is not None: self.writer.add_scalar(k, v, self.train_iter)
 
 # %% ../nbs/17_tensorboard.ipynb #321ddeea
