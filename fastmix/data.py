@@ -46,7 +46,7 @@ class SlotPipeline(Pipeline):
         split_idx:int=None # 0: training, 1: validation, `None`: neither
     ):
         super().__init__(funcs, split_idx=split_idx)
-        self.n = n
+        self.n,self.known = n,{}
 
     def __call__(self, o):
         if not isinstance(o, tuple): return super().__call__(o) # images alone
@@ -67,14 +67,17 @@ def _transform(pipe, b, f):
     if isinstance(f, RandTransform):
         f.before_call(b, split_idx=pipe.split_idx)
         if not f.do: return b
-    return tuple(f._call('encodes', o, split_idx=pipe.split_idx) if _knows(f, o) else o
+    return tuple(f._call('encodes', o, split_idx=pipe.split_idx) if _knows(pipe, f, o) else o
                  for o in b)
 
-def _knows(f, o): # whether transform `f` has a method for the type of `o`
-    if not isinstance(o, Tensor): return True
-    encodes = getattr(f, 'encodes', None)
-    args = (f,o) if isinstance(encodes, MethodType) else (o,)
-    return any(m.signature.match(args) for m in getattr(encodes, 'methods', []))
+def _knows(pipe, f, o): # whether transform `f` has a method for the type of `o`
+    key = f,type(o) # to ask again would take a tenth of a batch's time
+    if key not in pipe.known:
+        encodes = getattr(f, 'encodes', None)
+        args = (f,o) if isinstance(encodes, MethodType) else (o,)
+        pipe.known[key] = not isinstance(o, Tensor) or any(
+            m.signature.match(args) for m in getattr(encodes, 'methods', []))
+    return pipe.known[key]
 
 # %% ../nbs/11_data.ipynb #70d01c83
 def _normalize(pipe, b, to_float, norm): # both at once, in the memory of one tensor
@@ -206,7 +209,7 @@ def _draw_pairs(dl, seed): # the number of each sample's item in each slot `[N,n
         raise ValueError(f"partner='other_class' on a {type(dl.dataset).__name__}: "
                          "expected fastai's Datasets, whose labels can be read")
     if len(dl.dataset.tls)<=dl.dataset.n_inp: return partners(n, N, 'other', g=g)
-    if _pairs_stay(dl): return partners(n, N, how, dl.labels, g) # where one class may prevail
+    if _pairs_stay(dl): return partners(n, N, how, dl.labels, g) # one class may prevail
     rows = [other_class_permutation(dl.labels[:n], g) for _ in range(1, N)]
     return torch.stack([torch.arange(n), *rows])
 

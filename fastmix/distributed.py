@@ -85,7 +85,7 @@ def _gather(dl, x):
     if x.ndim and len(x)!=max(sizes): return torch.cat(xs) # more rows than were loaded
     if x.ndim: return torch.cat([o[:size] for o,size in zip(xs, sizes)])
     total = sum(o*size for o,size in zip(xs, sizes))
-    if torch.is_grad_enabled(): return total/sum(sizes) # training, where all sizes are equal
+    if torch.is_grad_enabled(): return total/sum(sizes) # training: all sizes are equal
     return total/dl.n * _own_n(dl)/own
 
 def _own_n(dl): # how many samples this process's metrics count in an epoch

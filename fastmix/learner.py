@@ -312,7 +312,7 @@ class Head(GetAttr):
         xs,preds,ys = self.learn.get_preds(dl=self.pairs, with_input=True, act=noop)
         pred,y = preds[:,self.i] if preds.ndim>2 else preds,tuplify(ys)[self.i]
         loss,meaning = loss_of_one(self.learn),HeadsLoss(meaning_of(self.learn).func, 1)
-        device = next(self.learn.model.parameters()).device # where it may keep class weights
+        device = next(self.learn.model.parameters()).device # of class weights
         probs = ifnone(act, meaning.activation)(pred)
         res = [tuplify(xs)[self.i], probs, y] if with_input else [probs, y]
         if with_decoded: res += meaning.decodes(probs)

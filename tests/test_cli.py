@@ -1,5 +1,6 @@
 "The command line, called in this process: what it refuses, what it leaves, how it ends"
 import inspect, json, os, shutil, signal, subprocess, sys
+from types import SimpleNamespace
 import pytest
 from fastai.vision.all import Image, NoneType, Path, PILImage, first, load_learner, noop, pd, torch
 from fastmix.all import Mixup, MixupX, MixupL, MixupXL, SamplePairing, MixupC, MixChoice, digits_dls, load_weights
@@ -158,10 +159,12 @@ def test_advice(no_pictures, capsys):
     assert capsys.readouterr().out.splitlines()[-1].endswith(f': {cli.advice}')
     assert status(*long, *cli.advice.split(), '--out','advised')==0
     assert cli.advice not in capsys.readouterr().out
-    assert status(*long, '--method','mixup_c', '--out','two')==0
-    assert capsys.readouterr().out.splitlines()[-1].endswith(': --one-cycle')
-    assert status(*long, '--method','mixup_c', '--n-samples',3, '--out','three')==0
-    assert 'one-cycle' not in capsys.readouterr().out
+    learn = SimpleNamespace(dls=SimpleNamespace(valid_ds=[]), path='out')
+    def told(**kw):
+        cli._print_result(learn, cli.Settings(epochs=20, **kw), SimpleNamespace(figures={}))
+        return capsys.readouterr().out.splitlines()[-1]
+    assert told(n_samples=2).endswith(': --one-cycle')
+    assert 'one-cycle' not in told(n_samples=3)+told(one_cycle=True)
     learn = load_learner('advised/model.pkl')
     assert learn.opt_func.keywords['weight_decay']==5e-4
     assert [type(rule).__name__ for rule in learn.mix_choice.rules]==['Mixup','CutMixup']
