@@ -179,7 +179,7 @@ def check_room(
 
 # %% ../nbs/12_memory.ipynb #39807f4b
 def _settings(f): # of a transform: its name and what it was made with
-    made_with = '' if isinstance(f, DisplayedTransform) else vars(f) # or its name
+    made_with = '' if isinstance(f, DisplayedTransform) else vars(f) # or in the name
     return re.sub(r' at 0x\w+', '', f'{type(f).__qualname__} {f.name} {made_with}')
 
 def cache_key(
