@@ -67,7 +67,7 @@ def _sample(dist, bs, g):
         torch.default_generator.manual_seed(g.initial_seed())
         try: w = dist.sample((bs,)) if isinstance(dist, Distribution) else dist((bs,))
         except TypeError as e:
-            raise ValueError(f'{describe(dist)}({(bs,)}): expected one of a shape, '
+            raise ValueError(f'{describe(dist)}({(bs,)}): expected it to take a shape, '
                              f'{last_line(e)}') from e
     try: return torch.as_tensor(w, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError):

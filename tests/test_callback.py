@@ -1089,7 +1089,7 @@ def test_rules_given_as_classes():
     learner(rule).fit(1)
 
 def test_a_function_of_a_number_is_no_distribution():
-    with pytest.raises(ValueError, match=r'<lambda>\(\(5,\)\): expected one of a shape, full'): draw_weights(lambda n: torch.full((n,), .7), 5)
+    with pytest.raises(ValueError, match=r'<lambda>\(\(5,\)\): expected it to take a shape, full'): draw_weights(lambda n: torch.full((n,), .7), 5)
 
 @pytest.mark.parametrize('l', [False, '', []], ids=repr)
 def test_weights_of_labels_that_are_none(l):
