@@ -18,7 +18,8 @@ default_file = results.default_folder/'backbone.jsonl'
 
 finding = ('Three seeds decide that mixing does not pay in so short a training: after fine-tuning mixup ends 1.1 '
            'points below ERM (76.1 against 77.1%), X, two slots and L 5.4, 7.6 and 8.3 points below. Mixup is '
-           'better calibrated, with an error of 4.1 against 8.1%.\n\nX, L and two slots are worse calibrated than ERM (9.8, 11.4 and 12.4%). Five first runs, with one seed, the steps of the '
+           'better calibrated, with an error of 4.1 against 8.1%.\n\n'
+           'X, L and two slots are worse calibrated than ERM (9.8, 11.4 and 12.4%). Five first runs, with one seed, the steps of the '
            'paper and the momentum of .01 of the network, ended lower (ERM at 75.1%, mixup at 73.8%).')
 names = dict(zip(methods, ('ERM','mixup','mixup-X','mixup-L','mixup-C, two slots')))
 columns = {'single images':'single_acc', 'after fine-tuning':'tuned_acc', 'pairs, per slot':'slot_acc',

@@ -543,4 +543,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'fastmix.training.optimizer_and_rate': ('training.html#optimizer_and_rate', 'fastmix/training.py'),
                                   'fastmix.training.pick_precision': ('training.html#pick_precision', 'fastmix/training.py'),
                                   'fastmix.training.set_precision': ('training.html#set_precision', 'fastmix/training.py'),
-                                  'fastmix.training.step_decay': ('training.html#step_decay', 'fastmix/training.py')}}}
+                                  'fastmix.training.step_decay': ('training.html#step_decay', 'fastmix/training.py'),
+                                  'fastmix.training.validating': ('training.html#validating', 'fastmix/training.py')}}}

@@ -29,9 +29,10 @@ def _check_settings(s):
     kind,processes = data_kind(s),int(os.environ.get('WORLD_SIZE', 1))
     for k,v in {**presets[kind], 'bs': max(1, presets[kind]['bs']//processes)}.items():
         if getattr(s, k) is None: setattr(s, k, v)
-    if kind=='folder' and not Path(s.data).is_dir():
-        raise ValueError(f"data={s.data!r}: expected 'digits', 'cifar10' or a folder of images")
-    if kind=='folder': s.data = str(Path(s.data).resolve())
+    if kind=='folder':
+        if not Path(s.data).is_dir():
+            raise ValueError(f"data={s.data!r}: expected 'digits', 'cifar10' or a folder of images")
+        s.data = str(Path(s.data).resolve())
     for k,names in choices.items(): check_choice(k, getattr(s, k), names)
     for k in ('epochs','bs','size'): check_int(k, getattr(s, k), 1)
     check_int('n_samples', s.n_samples, 1)

@@ -123,7 +123,7 @@ def tta(self:MixupLearner, ds_idx=1, dl=None, n=4, **kwargs):
 def _model_for(dls, arch, n_samples, n_heads, pretrained): # on the device of the loaders
     xs = batch_images(dls, getattr(dls, 'n_samples', 1))
     model = make_model(arch, get_c(dls), n_samples, n_heads, xs[0].shape[1], pretrained)
-    check_model(model, xs, n_samples, get_c(dls), getattr(dls, 'vocab', None))
+    check_model(model, xs, n_samples, get_c(dls), vocab_of(dls))
     if pretrained and model.n_in==3: normalize_as(dls, model.net)
     model.vocab = vocab_of(dls) or model.vocab # goes with it to the Hub
     return model.to(dls.device) # now, so that what `learn.load` brings comes to the same place

@@ -13,6 +13,7 @@ from fastai.vision.all import *
 from .checks import *
 from .processes import *
 from .reading import image_sources, read_labels
+from .training import validating
 
 # %% ../nbs/09_resuming.ipynb #34cf31ff
 def _cell(v):
@@ -53,7 +54,7 @@ class RunLog(Callback):
 
 # %% ../nbs/09_resuming.ipynb #79cbc174
 def _update(log, state):
-    if log.learn.lock.locked(): return # a validation, perhaps amid a fit
+    if validating(log.learn): return
     names,values = log.recorder.metric_names.filter(ne('time')),log.recorder.values
     log.rows = [names] + [[i,*row] for i,row in enumerate(values)]
     log.epochs_done = len(values)
@@ -343,7 +344,7 @@ class Checkpoint(Callback):
         if self.facts is None: raise ValueError(f'{kind} with a Checkpoint: {expected}')
 
     def after_epoch(self):
-        if self.trained is None or self.learn.lock.locked(): return
+        if self.trained is None or validating(self.learn): return
         if not all(p.isfinite().all() for p in self.model.parameters()):
             hint = f'; the last good checkpoint is {self.last}' if self.last else ''
             raise FloatingPointError(f'the weights are not finite after epoch {self.trained}{hint}')
